@@ -1,0 +1,1 @@
+"""The `cogvideox` command, one module per verb."""

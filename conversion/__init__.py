@@ -1,0 +1,1 @@
+"""Checkpoints in, diffusers folders out."""

@@ -1,0 +1,1 @@
+"""What runs inside the container: a request in, a video file out."""

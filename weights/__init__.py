@@ -1,0 +1,1 @@
+"""Weights at rest: variants, weights folders, tarballs, locks, installs."""

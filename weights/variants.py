@@ -1,0 +1,166 @@
+"""The one table of what each CogVideoX variant is.
+
+Architecture numbers and rules are those of the released SAT configurations
+(zai-org/CogVideo, `sat/configs/*.yaml`) and of the model cards.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from weights.errors import UserError
+
+Task = Literal["t2v", "i2v"]
+Dtype = Literal["float16", "bfloat16", "float32"]
+
+LATENT_CHANNELS = 16
+HEAD_DIM = 64
+SPATIAL_COMPRESSION = 8
+TEMPORAL_COMPRESSION = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One released model: its architecture, the rules of its inputs and how it is served."""
+
+    name: str
+    task: Task
+    licence: str
+
+    # Transformer. Latent sizes are (frames, height, width) before patching.
+    num_layers: int
+    num_heads: int
+    time_embed_dim: int = 512
+    text_embed_dim: int = 4096
+    text_tokens: int = 226
+    in_channels: int = LATENT_CHANNELS
+    patch_size: int = 2
+    patch_size_t: int | None = None
+    rotary: bool = True
+    learned_positions: bool = False
+    spatial_interpolation: float = 1.0
+    ofs_embed_dim: int | None = None
+    sample_frames: int = 49
+    sample_height: int = 60
+    sample_width: int = 90
+
+    # VAE.
+    vae_channels: tuple[int, ...] = (128, 256, 256, 512)
+    vae_layers_per_block: int = 3
+    vae_norm_groups: int = 32
+    vae_scaling_factor: float = 0.7
+    invert_scale_latents: bool = False
+
+    # Sampling.
+    scheduler: str = "CogVideoXDPMScheduler"
+    snr_shift_scale: float = 1.0
+    dtype: Dtype = "bfloat16"
+
+    # What a request may ask for. Sizes are in pixels.
+    width: int = 720
+    height: int = 480
+    fps: int = 8
+    frame_step: int = 8
+    min_frames: int = 9
+    max_frames: int = 49
+    default_frames: int = 49
+
+    @property
+    def hidden_size(self) -> int:
+        return self.num_heads * HEAD_DIM
+
+    @property
+    def legal_frames(self) -> tuple[int, ...]:
+        """Every frame count the model was made for; all others give gibberish."""
+        return tuple(range(self.min_frames, self.max_frames + 1, self.frame_step))
+
+
+_NANO = {
+    "licence": "Apache-2.0 (this repository)",
+    "num_layers": 4,
+    "num_heads": 2,
+    "time_embed_dim": 128,
+    "text_embed_dim": 64,
+    "text_tokens": 16,
+    "rotary": False,
+    "sample_frames": 9,
+    "sample_height": 8,
+    "sample_width": 8,
+    "vae_channels": (16, 32, 32, 64),
+    "vae_layers_per_block": 1,
+    "vae_norm_groups": 8,
+    "dtype": "float32",
+    "width": 64,
+    "height": 64,
+    "max_frames": 9,
+    "default_frames": 9,
+}
+_5B = {"licence": "CogVideoX License", "num_layers": 42, "num_heads": 48}
+_1_5 = _5B | {
+    "text_tokens": 224,
+    "patch_size_t": 2,
+    "sample_frames": 81,
+    "sample_height": 300,
+    "sample_width": 300,
+    "invert_scale_latents": True,
+    "width": 1360,
+    "height": 768,
+    "fps": 16,
+    "frame_step": 16,
+    "min_frames": 17,
+    "max_frames": 161,
+    "default_frames": 81,
+}
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="cogvideox-2b",
+            task="t2v",
+            licence="Apache-2.0",
+            num_layers=30,
+            num_heads=30,
+            rotary=False,
+            spatial_interpolation=1.875,
+            vae_scaling_factor=1.15258426,
+            scheduler="CogVideoXDDIMScheduler",
+            snr_shift_scale=3.0,
+            dtype="float16",
+        ),
+        Variant(name="cogvideox-5b", task="t2v", **_5B),
+        Variant(
+            name="cogvideox-5b-i2v",
+            task="i2v",
+            in_channels=2 * LATENT_CHANNELS,
+            learned_positions=True,
+            min_frames=49,
+            **_5B,
+        ),
+        Variant(name="cogvideox1.5-5b", task="t2v", **_1_5),
+        Variant(
+            name="cogvideox1.5-5b-i2v",
+            task="i2v",
+            in_channels=2 * LATENT_CHANNELS,
+            ofs_embed_dim=512,
+            **_1_5,
+        ),
+        Variant(name="nano", task="t2v", **_NANO),
+        Variant(name="nano-i2v", task="i2v", in_channels=2 * LATENT_CHANNELS, **_NANO),
+    )
+}
+
+
+def variant_named(name: str) -> Variant:
+    """Look a variant up by name.
+
+    Raises:
+        UserError: there is no variant of that name.
+    """
+    try:
+        return VARIANTS[name]
+    except KeyError:
+        raise UserError(
+            f"There is no variant named {name!r}.",
+            f"The variants are {', '.join(VARIANTS)}.",
+            "Use one of these names.",
+        ) from None
