@@ -4,7 +4,7 @@ Architecture numbers and rules are those of the released SAT configurations
 (zai-org/CogVideo, `sat/configs/*.yaml`) and of the model cards.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from weights.errors import UserError
@@ -69,84 +69,92 @@ class Variant:
         return self.num_heads * HEAD_DIM
 
     @property
+    def position_rows(self) -> int:
+        """Rows of a learned position table: the text tokens, then every patch of every frame."""
+        latent_frames = (self.sample_frames - 1) // TEMPORAL_COMPRESSION + 1
+        patches = (self.sample_height // self.patch_size) * (self.sample_width // self.patch_size)
+        return self.text_tokens + latent_frames * patches
+
+    @property
     def legal_frames(self) -> tuple[int, ...]:
         """Every frame count the model was made for; all others give gibberish."""
         return tuple(range(self.min_frames, self.max_frames + 1, self.frame_step))
 
 
-_NANO = {
-    "licence": "Apache-2.0 (this repository)",
-    "num_layers": 4,
-    "num_heads": 2,
-    "time_embed_dim": 128,
-    "text_embed_dim": 64,
-    "text_tokens": 16,
-    "rotary": False,
-    "sample_frames": 9,
-    "sample_height": 8,
-    "sample_width": 8,
-    "vae_channels": (16, 32, 32, 64),
-    "vae_layers_per_block": 1,
-    "vae_norm_groups": 8,
-    "dtype": "float32",
-    "width": 64,
-    "height": 64,
-    "max_frames": 9,
-    "default_frames": 9,
-}
-_5B = {"licence": "CogVideoX License", "num_layers": 42, "num_heads": 48}
-_1_5 = _5B | {
-    "text_tokens": 224,
-    "patch_size_t": 2,
-    "sample_frames": 81,
-    "sample_height": 300,
-    "sample_width": 300,
-    "invert_scale_latents": True,
-    "width": 1360,
-    "height": 768,
-    "fps": 16,
-    "frame_step": 16,
-    "min_frames": 17,
-    "max_frames": 161,
-    "default_frames": 81,
-}
+_2B = Variant(
+    name="cogvideox-2b",
+    task="t2v",
+    licence="Apache-2.0",
+    num_layers=30,
+    num_heads=30,
+    rotary=False,
+    spatial_interpolation=1.875,
+    vae_scaling_factor=1.15258426,
+    scheduler="CogVideoXDDIMScheduler",
+    snr_shift_scale=3.0,
+    dtype="float16",
+)
+_5B = Variant(
+    name="cogvideox-5b", task="t2v", licence="CogVideoX License", num_layers=42, num_heads=48
+)
+_5B_I2V = replace(
+    _5B,
+    name="cogvideox-5b-i2v",
+    task="i2v",
+    in_channels=2 * LATENT_CHANNELS,
+    learned_positions=True,
+    min_frames=49,
+)
+_1_5_5B = replace(
+    _5B,
+    name="cogvideox1.5-5b",
+    text_tokens=224,
+    patch_size_t=2,
+    sample_frames=81,
+    sample_height=300,
+    sample_width=300,
+    invert_scale_latents=True,
+    width=1360,
+    height=768,
+    fps=16,
+    frame_step=16,
+    min_frames=17,
+    max_frames=161,
+    default_frames=81,
+)
+_1_5_5B_I2V = replace(
+    _1_5_5B,
+    name="cogvideox1.5-5b-i2v",
+    task="i2v",
+    in_channels=2 * LATENT_CHANNELS,
+    ofs_embed_dim=512,
+)
+_NANO = Variant(
+    name="nano",
+    task="t2v",
+    licence="Apache-2.0 (this repository)",
+    num_layers=4,
+    num_heads=2,
+    time_embed_dim=128,
+    text_embed_dim=64,
+    text_tokens=16,
+    rotary=False,
+    sample_frames=9,
+    sample_height=8,
+    sample_width=8,
+    vae_channels=(16, 32, 32, 64),
+    vae_layers_per_block=1,
+    vae_norm_groups=8,
+    dtype="float32",
+    width=64,
+    height=64,
+    max_frames=9,
+    default_frames=9,
+)
+_NANO_I2V = replace(_NANO, name="nano-i2v", task="i2v", in_channels=2 * LATENT_CHANNELS)
 
 VARIANTS: dict[str, Variant] = {
-    variant.name: variant
-    for variant in (
-        Variant(
-            name="cogvideox-2b",
-            task="t2v",
-            licence="Apache-2.0",
-            num_layers=30,
-            num_heads=30,
-            rotary=False,
-            spatial_interpolation=1.875,
-            vae_scaling_factor=1.15258426,
-            scheduler="CogVideoXDDIMScheduler",
-            snr_shift_scale=3.0,
-            dtype="float16",
-        ),
-        Variant(name="cogvideox-5b", task="t2v", **_5B),
-        Variant(
-            name="cogvideox-5b-i2v",
-            task="i2v",
-            in_channels=2 * LATENT_CHANNELS,
-            learned_positions=True,
-            min_frames=49,
-            **_5B,
-        ),
-        Variant(name="cogvideox1.5-5b", task="t2v", **_1_5),
-        Variant(
-            name="cogvideox1.5-5b-i2v",
-            task="i2v",
-            in_channels=2 * LATENT_CHANNELS,
-            ofs_embed_dim=512,
-            **_1_5,
-        ),
-        Variant(name="nano", task="t2v", **_NANO),
-        Variant(name="nano-i2v", task="i2v", in_channels=2 * LATENT_CHANNELS, **_NANO),
-    )
+    variant.name: variant for variant in (_2B, _5B, _5B_I2V, _1_5_5B, _1_5_5B_I2V, _NANO, _NANO_I2V)
 }
 
 

@@ -1,0 +1,130 @@
+"""The T5 and its tokenizer: found, checked and copied as files, never loaded into memory."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from conversion.sat_config import SatConfig
+from weights.errors import UserError
+
+_TOKENIZER_FILES = (
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoder:
+    """A T5 encoder and its tokenizer on disk; both folders may be the same."""
+
+    model: Path
+    tokenizer: Path
+    model_files: tuple[str, ...]
+    tokenizer_files: tuple[str, ...]
+
+
+def missing_text_encoder_advice(text_tokens: int, width: int) -> str:
+    """What to add to a folder that was written without text encoder."""
+    return (
+        f"No text encoder was found, so the folder has none. Add one with --text-encoder DIR: a "
+        f"folder with the T5 encoder (width {width}, {text_tokens} tokens a prompt) and its "
+        f"tokenizer, for the released models google/t5-v1_1-xxl, or text_encoder/ and tokenizer/ "
+        f"of a released CogVideoX in diffusers format."
+    )
+
+
+def find_text_encoder(root: Path, given: Path | None, config: SatConfig | None) -> Path | None:
+    """The folder given, else the one that `model.yaml` names or SAT's usual one below `root`.
+
+    Raises:
+        UserError: the folder given is not there.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise UserError(
+                f"There is no folder {given}.",
+                "--text-encoder expects a folder with a T5 encoder and its tokenizer.",
+                "Check the path.",
+            )
+        return given
+    names = ["t5-v1_1-xxl"]
+    if config is not None and config.text_encoder is not None:
+        # A fine-tune's yaml may hold an absolute path of the machine it was trained on.
+        names.insert(0, Path(config.text_encoder).name)
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _model_files(folder: Path) -> tuple[str, ...]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = ("config.json", index.name, *shards)
+    else:
+        names = ("config.json", "model.safetensors")
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(
+                f"The text encoder {folder} has no file {name}.",
+                "config.json and safetensors weights are expected.",
+                "Complete the folder; weights saved as pytorch_model.bin must be saved again as "
+                "safetensors.",
+            )
+    return names
+
+
+def read_text_encoder(folder: Path, width: int) -> TextEncoder:
+    """Check a text encoder folder: SAT's (all in one) or diffusers' (two folders side by side).
+
+    Args:
+        folder: holds the T5 and the tokenizer, or `text_encoder/` and `tokenizer/`.
+        width: the text width that the transformer was trained with.
+
+    Raises:
+        UserError: a file is missing, or the T5 is of another width.
+    """
+    pair = (folder / "text_encoder", folder / "tokenizer")
+    model, tokenizer = pair if pair[0].is_dir() else (folder, folder)
+    model_files = _model_files(model)
+    found = json.loads((model / "config.json").read_bytes()).get("d_model")
+    if found != width:
+        raise UserError(
+            f"The text encoder {model} has the width {found}.",
+            f"The transformer was trained with {width}.",
+            "Give the T5 it was trained with.",
+        )
+    tokenizer_files = tuple(name for name in _TOKENIZER_FILES if (tokenizer / name).is_file())
+    if not {"spiece.model", "tokenizer.json"} & set(tokenizer_files):
+        raise UserError(
+            f"The tokenizer {tokenizer} has neither spiece.model nor tokenizer.json.",
+            "The tokenizer of the T5 is expected.",
+            "Add the files that came with the T5.",
+        )
+    return TextEncoder(model, tokenizer, model_files, tokenizer_files)
+
+
+def copy_text_encoder(encoder: TextEncoder, folder: Path) -> list[str]:
+    """Copy into `folder/text_encoder` and `folder/tokenizer`; returns the paths below `folder`.
+
+    transformers 5 reads `tokenizer.json` and transformers 4 `spiece.model`: where only the latter
+    is there, the former is made from it.
+    """
+    for part, source, names in (
+        ("text_encoder", encoder.model, encoder.model_files),
+        ("tokenizer", encoder.tokenizer, encoder.tokenizer_files),
+    ):
+        (folder / part).mkdir()
+        for name in names:
+            shutil.copyfile(source / name, folder / part / name)
+    if "tokenizer.json" not in encoder.tokenizer_files:
+        from transformers import T5Tokenizer
+
+        T5Tokenizer.from_pretrained(encoder.tokenizer).save_pretrained(folder / "tokenizer")
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for part in ("text_encoder", "tokenizer")
+        for path in (folder / part).iterdir()
+    )
