@@ -54,6 +54,7 @@ def write_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> No
     `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and `spiece.model` in one folder.
     """
     from transformers import T5Config, T5EncoderModel
+    from transformers.utils.logging import disable_progress_bar
 
     folder.mkdir()
     # T5 numbers the sentinels after the vocabulary; the tokenizer adds 100 of them by default.
@@ -68,6 +69,7 @@ def write_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> No
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )
+    disable_progress_bar()
     T5EncoderModel(config).to(dtype).save_pretrained(folder)
     # transformers writes it for the owner alone.
     (folder / "model.safetensors").chmod(0o644)

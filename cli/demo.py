@@ -1,0 +1,139 @@
+"""The whole way on this machine: SAT checkpoint, diffusers folder, tarball, install, video.
+
+Everything is written below checkpoints/ and outputs/ of the checkout. What an earlier run left is
+used again, so that a second run takes seconds.
+"""
+
+import argparse
+import dataclasses
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  cogvideox demo
+  cogvideox demo --prompt "a blue square moving up"
+"""
+
+_STEPS = 10
+_SEED = 42
+_NEXT = """
+Next, you might type:
+  .venv/bin/cogvideox predict t2v -i prompt="a blue square moving up" -o outputs/mine.mp4
+  .venv/bin/cogvideox serve t2v --port 5001
+  .venv/bin/cogvideox convert YOUR_SAT_CHECKPOINT checkpoints/mine --text-encoder YOUR_T5"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", default="a red circle moving left", help="what to show")
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[dict[str, str]]:
+    """One line a stage: its name while it runs, then what it gave and how long it took."""
+    watched = sys.stdout.isatty()
+    if watched:
+        print(f"  …  {name}", end="\r", flush=True)
+    result: dict[str, str] = {}
+    started = time.monotonic()
+    yield result
+    seconds = time.monotonic() - started
+    print(f"{seconds:5.1f} s  {name:8}  {result['is']}", flush=True)
+
+
+class _QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not worth a line each."""
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """The address under which this process serves the files of `folder`, on loopback."""
+    handler = partial(_QuietFiles, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def _relative(path: Path) -> str:
+    from cli.runners import ROOT
+
+    return str(path.relative_to(ROOT))
+
+
+def _prepare_weights(checkpoints: Path) -> Path:
+    """Stages one to five: from the checkpoint to the install that the server will load."""
+    from cli.nano import convert_nano, prepare_nano, write_nano_checkpoint
+    from conversion.inspection import inspect
+    from weights.install import install
+    from weights.lock import read_lock
+
+    with _stage("write") as result:
+        source = write_nano_checkpoint(checkpoints)
+        result["is"] = f"a SAT checkpoint with random weights: {_relative(source)}"
+    with _stage("inspect") as result:
+        found = inspect(source)
+        assert found.detection is not None
+        variant = found.detection.variant
+        result["is"] = (
+            f"{variant.name}, {variant.task}, {variant.num_layers} layers, "
+            f"{sum(file.parameters for file in found.files) / 1e6:.1f} M parameters"
+        )
+    with _stage("convert") as result:
+        result["is"] = f"a diffusers folder: {_relative(convert_nano(checkpoints))}"
+    with _stage("pack") as result:
+        lock_file = prepare_nano(checkpoints)
+        lock = read_lock(lock_file)
+        result["is"] = f"a tarball of {lock.size} bytes and its lock: {_relative(lock_file)}"
+    with _stage("install") as result, _served(checkpoints) as url:
+        folder = checkpoints / "installed" / "demo"
+        install(dataclasses.replace(lock, url=f"{url}/nano.tar"), folder)
+        result["is"] = f"{len(lock.files)} files verified against the lock: {_relative(folder)}"
+    return folder
+
+
+def _make_video(weights: Path, prompt: str, video: Path) -> None:
+    """Stages six and seven: the real server, one request over HTTP."""
+    from cli.prediction_client import predict
+    from cli.runners import RUNNERS
+    from cli.server import running_server
+    from weights.atomic import replacing
+
+    with ExitStack() as stack:
+        with _stage("serve") as result:
+            server = stack.enter_context(
+                running_server(RUNNERS["t2v"], weights=str(weights), on_line=lambda _: None)
+            )
+            result["is"] = f"the Cog server is ready at {server.url}"
+        with _stage("predict") as result:
+            inputs = {"prompt": prompt, "num_inference_steps": _STEPS, "seed": _SEED}
+            with replacing(video) as file:
+                file.write(predict(server.url, inputs).output)
+            result["is"] = f'"{prompt}", {_STEPS} steps: {_relative(video)}'
+
+
+def run(options: argparse.Namespace) -> int:
+    from cli.runners import ROOT
+    from cli.serve import end_on_sigterm
+    from predictors.video import contact_sheet
+
+    end_on_sigterm()
+    outputs = ROOT / "outputs"
+    outputs.mkdir(exist_ok=True)
+    video = outputs / "demo.mp4"
+    _make_video(_prepare_weights(ROOT / "checkpoints"), options.prompt, video)
+    with _stage("look") as result:
+        sheet = video.with_suffix(".png")
+        contact_sheet(video, sheet)
+        result["is"] = f"all frames as one picture: {_relative(sheet)}"
+    print("\nnano's weights are random for now, so the video shows noise.", _NEXT, sep="")
+    return 0

@@ -1,0 +1,35 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+from cli.variants import with_table
+from weights.errors import UserError
+from weights.variants import VARIANTS
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_the_table_has_a_row_for_each(capsys):
+    assert main(["variants"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(VARIANTS)
+    assert "9, 17, … 49; default 49" in rows[0]
+
+
+def test_json_has_every_number(capsys):
+    assert main(["variants", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)[0]
+    assert (first["name"], first["num_layers"]) == ("cogvideox-2b", 30)
+    assert first["legal_frames"] == [9, 17, 25, 33, 41, 49]
+
+
+def test_the_readme_shows_todays_table():
+    text = README.read_text(encoding="utf-8")
+    assert with_table(text) == text, "run `make docs`"
+
+
+def test_a_text_without_the_place_is_refused():
+    with pytest.raises(UserError, match="no place"):
+        with_table("# Title")
