@@ -1,0 +1,37 @@
+"""Which file names a tarball, a lock and an install may hold."""
+
+import unicodedata
+
+# What makes a folder an install. It belongs to the install and not to the weights, so no tarball
+# and no lock may bring one.
+MARKER = ".install.json"
+
+_MAX_COMPONENT_BYTES = 255
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _component_problem(component: str) -> str | None:
+    if component in ("", ".", ".."):
+        return f"has the part {component!r}"
+    if component != component.strip(" "):
+        return "has a name that begins or ends with a space"
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in component):
+        return "has a control character or one that is not UTF-8"
+    if len(component.encode()) > _MAX_COMPONENT_BYTES:
+        return f"has a name of more than {_MAX_COMPONENT_BYTES} bytes"
+    return None
+
+
+def path_problem(path: str) -> str | None:
+    """Why `path` can't be a file of a weights folder, or None if it can.
+
+    A path is relative to the folder, with `/` between its parts. It stays inside the folder, means
+    the same file on every system and prints on one line.
+    """
+    if path.startswith("/"):
+        return "is absolute"
+    if "\\" in path:
+        return "has a backslash"
+    if path == MARKER:
+        return "is the name of an install's marker"
+    return next(filter(None, map(_component_problem, path.split("/"))), None)
