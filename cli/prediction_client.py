@@ -1,0 +1,114 @@
+"""The HTTP side of a Cog server: health, schema, one prediction."""
+
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from weights.errors import OperationError, UserError
+
+# A server frees its slot a moment after it has answered; for longer than this it is really busy.
+_BUSY_SECONDS = 600.0
+_RETRY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A server's state: coglet's word for it, or UNREACHABLE; and what setup printed."""
+
+    status: str
+    setup_logs: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A prediction that succeeded: the bytes of its file, its logs and its metrics."""
+
+    output: bytes
+    logs: str
+    metrics: Mapping[str, Any]
+
+
+def health(url: str) -> Health:
+    """Ask how the server is."""
+    try:
+        document = requests.get(f"{url}/health-check", timeout=5).json()
+    except (requests.ConnectionError, requests.Timeout):
+        return Health("UNREACHABLE", "")
+    return Health(document["status"], (document.get("setup") or {}).get("logs", ""))
+
+
+def openapi(url: str) -> dict[str, Any]:
+    """The OpenAPI document of the server.
+
+    Raises:
+        OperationError: nothing answers at `url`, or it has no schema.
+    """
+    try:
+        response = requests.get(f"{url}/openapi.json", timeout=30)
+        response.raise_for_status()
+        document: dict[str, Any] = response.json()
+    except requests.RequestException as error:
+        raise OperationError(
+            f"{url} gives no OpenAPI schema ({error}).",
+            "A running Cog server is needed there.",
+            "Start one with `cogvideox serve t2v`, or leave --url out.",
+        ) from None
+    return document
+
+
+def predict(url: str, inputs: Mapping[str, Any]) -> Prediction:
+    """Run one prediction and wait for its file. A busy server is asked again.
+
+    Raises:
+        UserError: the server refused an input.
+        OperationError: the prediction failed, or the server did.
+    """
+    response = _post(url, inputs)
+    if response.status_code == requests.codes.unprocessable:
+        problems = "; ".join(f"{d['loc'][-1]}: {d['msg']}" for d in response.json()["detail"])
+        raise UserError(f"The server refused the inputs: {problems}.", "", "Correct these inputs.")
+    if not response.ok:
+        raise OperationError(
+            f"The server answered {response.status_code}.", response.text.strip()[:500], ""
+        )
+    document = response.json()
+    if document["status"] != "succeeded":
+        error = str(document.get("error") or "it gave no reason")
+        raise OperationError(
+            f"The prediction {document['status']}: {error.removeprefix('Prediction failed: ')}",
+            "",
+            "",
+        )
+    return Prediction(
+        output=_decode(document["output"]),
+        logs=document.get("logs", ""),
+        metrics=document.get("metrics", {}),
+    )
+
+
+def _post(url: str, inputs: Mapping[str, Any]) -> requests.Response:
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            # No timeout on the answer: a long video takes an hour on a CPU.
+            response = requests.post(
+                f"{url}/predictions", json={"input": dict(inputs)}, timeout=(10, None)
+            )
+        except requests.RequestException as error:
+            raise OperationError(
+                f"The server at {url} broke off ({error}).",
+                "It must stay up until it has answered.",
+                "See its log; on a machine with little memory it may have been killed.",
+            ) from None
+        if response.status_code != requests.codes.conflict or time.monotonic() > deadline:
+            return response
+        time.sleep(_RETRY_SECONDS)
+
+
+def _decode(output: str) -> bytes:
+    """The bytes of a data URI."""
+    return base64.b64decode(output.partition(",")[2])

@@ -1,0 +1,81 @@
+"""Run a predictor on the real Cog server, without Docker."""
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from cli.runners import ROOT, RUNNERS
+
+EXAMPLES = """examples:
+  cogvideox serve t2v
+  cogvideox serve t2v --port 5001 --weights checkpoints/cogvideox-5b
+  curl http://127.0.0.1:5001/predictions -H 'Content-Type: application/json' \\
+      -d '{"input": {"prompt": "a red circle moves right", "num_inference_steps": 10}}'
+"""
+DEFAULT_WEIGHTS = "nano"
+
+
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        metavar="W",
+        help="a weights folder, a *.lock.json or a variant's name "
+        f"(default: $COGVIDEOX_WEIGHTS, or {DEFAULT_WEIGHTS})",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", choices=RUNNERS, help="which predictor")
+    parser.add_argument("--port", type=int, help="default: a free one")
+    add_weights_argument(parser)
+
+
+def chosen_weights(option: str | None) -> str:
+    """The weights to serve, said on stderr; nano is made first if it is not there yet."""
+    if option:
+        weights, origin = option, "--weights"
+    elif weights := os.environ.get("COGVIDEOX_WEIGHTS", ""):
+        origin = "COGVIDEOX_WEIGHTS"
+    else:
+        weights, origin = DEFAULT_WEIGHTS, "the default"
+    tell(f"Weights: {weights} ({origin}).")
+    if weights == "nano" and not (ROOT / "checkpoints" / "nano.lock.json").is_file():
+        from cli.nano import prepare_nano
+
+        prepare_nano()
+    return weights
+
+
+def tell(line: str) -> None:
+    """Progress and logs go to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that the server is ended with us."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def run(options: argparse.Namespace) -> int:
+    from cli.server import running_server
+
+    end_on_sigterm()
+    weights = chosen_weights(options.weights)
+    runner = RUNNERS[options.task]
+    tell(f"Starting {runner.path.name} …")
+    try:
+        with running_server(runner, weights=weights, port=options.port, on_line=tell) as server:
+            tell(f"Ready at {server.url} (Ctrl-C ends it).")
+            code = server.process.wait()
+            tell(f"The server ended by itself with exit code {code}.")
+            return 1
+    except KeyboardInterrupt:
+        tell("Ended.")
+        return 0

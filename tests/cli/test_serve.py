@@ -1,0 +1,78 @@
+"""`cogvideox serve` leaves no process behind, however and whenever it is ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cli import serve
+from cli.runners import ROOT
+
+COMMAND = [sys.executable, "-c", "from cli.main import entry_point; entry_point()"]
+
+
+def processes_marked(mark: str) -> list[int]:
+    """Processes that inherited `mark` in their environment; those that ended have none."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (directory / "environ").read_bytes():
+                found.append(int(directory.name))
+        except OSError:  # It ended meanwhile, or it is not ours.
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found through /proc")
+@pytest.mark.parametrize("moment", ["Loading nano", "Ready at"], ids=["in setup", "when ready"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_no_process_is_left(tiny_folder, moment, number, code):
+    mark = f"cogvideox-test-{uuid.uuid4().hex}"
+    serving = subprocess.Popen(
+        [*COMMAND, "serve", "t2v", "--weights", tiny_folder],
+        cwd=ROOT,
+        env=os.environ | {"COGVIDEOX_TEST_MARK": mark},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with serving, serving.stderr as lines:
+        next(line for line in lines if moment in line)
+        assert len(processes_marked(mark)) >= 3  # The command, the server and its worker.
+        serving.send_signal(number)
+        assert serving.wait(timeout=30) == code
+    assert processes_marked(mark) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "chosen", "origin"),
+    [
+        ("folder", "other", "folder", "--weights"),
+        (None, "other", "other", "COGVIDEOX_WEIGHTS"),
+        (None, "", "nano", "the default"),
+    ],
+)
+def test_the_weights_chosen_and_why_are_said(
+    option, variable, chosen, origin, monkeypatch, capsys, tmp_path
+):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "nano.lock.json").touch()
+    monkeypatch.setattr(serve, "ROOT", tmp_path)
+    monkeypatch.setenv("COGVIDEOX_WEIGHTS", variable)
+    assert serve.chosen_weights(option) == chosen
+    assert capsys.readouterr().err == f"Weights: {chosen} ({origin}).\n"
+
+
+def test_nano_is_made_when_it_is_not_there_yet(monkeypatch, tmp_path):
+    made = []
+    nano = type(sys)("cli.nano")
+    nano.prepare_nano = lambda: made.append("nano")
+    monkeypatch.setitem(sys.modules, "cli.nano", nano)
+    monkeypatch.setattr(serve, "ROOT", tmp_path)
+    assert serve.chosen_weights("nano") == "nano"
+    assert made == ["nano"]

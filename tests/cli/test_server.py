@@ -1,0 +1,132 @@
+"""The server is ended with all its processes, however it ends, and says why it does not start."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from cli.runners import ROOT, RunnerFile
+from cli.server import running_server
+from weights.errors import OperationError, UserError
+
+RUNNER = """
+import tempfile
+from cog import BaseRunner, Path
+class Runner(BaseRunner):
+    def setup(self) -> None:
+        {setup}
+    def run(self, x: str = "x") -> Path:
+        path = Path(tempfile.gettempdir()) / "out.txt"
+        path.write_text(x)
+        return path
+"""
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """Writes a runner whose setup is one given line."""
+
+    def write(setup: str) -> RunnerFile:
+        (tmp_path / "runner.py").write_text(RUNNER.format(setup=setup))
+        return RunnerFile(tmp_path / "runner.py")
+
+    return write
+
+
+def group_exists(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_whole_group_is_ended_and_nothing_is_left_on_disk(runner, tmp_path):
+    from cli.prediction_client import predict
+
+    before = set((ROOT / ".cache").glob("server-*"))
+    lines = []
+    with running_server(runner("print('hello')"), weights="w", on_line=lines.append) as server:
+        group = server.process.pid
+        assert predict(server.url, {"x": "content"}).output == b"content"
+        assert group_exists(group)
+    assert not group_exists(group)
+    assert lines == ["hello"]
+    assert set((ROOT / ".cache").glob("server-*")) == before
+    (prediction_id,) = server.log.prediction_ids
+    assert not Path("/tmp/coglet/predictions", prediction_id).exists()
+
+
+def test_an_error_inside_ends_the_group_too(runner):
+    with pytest.raises(ZeroDivisionError), running_server(runner("pass"), weights="w") as server:
+        raise ZeroDivisionError
+    assert not group_exists(server.process.pid)
+
+
+def test_a_worker_that_ignores_sigterm_is_killed(runner, monkeypatch):
+    monkeypatch.setattr("cli.server.GRACE_SECONDS", 0.3)
+    setup = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with running_server(runner(setup), weights="w") as server:
+        pass
+    assert not group_exists(server.process.pid)
+
+
+def test_a_setup_that_fails_is_reported_with_its_message(runner):
+    with (
+        pytest.raises(
+            OperationError,
+            match=r"(?s)failed: ValueError: no weights on Tuesdays.*Loading predictor",
+        ),
+        running_server(runner("raise ValueError('no weights on Tuesdays')"), weights="w"),
+    ):
+        pytest.fail("it must not become ready")
+
+
+def test_weights_that_are_not_there_are_reported_with_our_message():
+    runner = RunnerFile(ROOT / "predict_t2v.py")
+    with (
+        pytest.raises(OperationError, match=r"failed\. COGVIDEOX_WEIGHTS is '/nowhere', and"),
+        running_server(runner, weights="/nowhere"),
+    ):
+        pytest.fail("it must not become ready")
+
+
+def test_a_server_that_dies_is_reported_with_its_last_lines(runner):
+    file = runner("import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    with (
+        pytest.raises(OperationError, match=r"(?s)exit code -9.*Loading predictor"),
+        running_server(file, weights="w"),
+    ):
+        pytest.fail("it must not become ready")
+
+
+def test_a_relative_folder_is_found_from_where_the_caller_is(runner, tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    setup = "import os; print(os.environ['COGVIDEOX_WEIGHTS'])"
+    lines = []
+    with running_server(runner(setup), weights="weights", on_line=lines.append):
+        pass
+    assert lines == [str(tmp_path / "weights")]
+
+
+def test_a_taken_port_is_refused(runner):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"Port {port} can't be used"),
+            running_server(runner("pass"), weights="w", port=port),
+        ):
+            pytest.fail("it must not start")
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_port_that_does_not_exist_is_refused(runner, port):
+    with (
+        pytest.raises(UserError, match="can't be used"),
+        running_server(runner("pass"), weights="w", port=port),
+    ):
+        pytest.fail("it must not start")
