@@ -12,7 +12,9 @@ from weights.errors import UserError
 VERBS = {
     "demo": "the whole way from a SAT checkpoint to a served MP4, on this machine",
     "inspect": "say what a checkpoint is, from its keys and shapes",
-    "convert": "turn a SAT checkpoint into a diffusers folder",
+    "convert": "turn a SAT checkpoint into a diffusers folder, or back",
+    "convert-lora": "turn a SAT LoRA into an adapter file for diffusers",
+    "verify": "compare a converted folder with its source, value by value",
     "nano": "write, convert and pack the nano model",
     "pack": "write a weights folder as a reproducible tarball and its lock",
     "fetch": "install the weights a lock names, verified and all at once",
@@ -24,7 +26,7 @@ VERBS = {
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {verb:9} {line}" for verb, line in VERBS.items())
+    verbs = "\n".join(f"  {verb:12} {line}" for verb, line in VERBS.items())
     return (
         "usage: cogvideox VERB [--debug] ...\n\n"
         "From a CogVideoX training checkpoint to a video API.\n\n"
@@ -35,7 +37,7 @@ def _usage() -> str:
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
-    module = importlib.import_module(f"cli.{verb}")
+    module = importlib.import_module(f"cli.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"cogvideox {verb}",
         description=module.__doc__,
@@ -89,3 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """The console script."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from conversion.sat_config import SatConfig
 from conversion.transformer_rules import TransformerArchitecture, architecture_of
 from weights.errors import UserError
-from weights.variants import LATENT_CHANNELS, VARIANTS, Variant
+from weights.variants import LATENT_CHANNELS, VARIANTS, Variant, variant_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,33 @@ def _check_agreement(a: TransformerArchitecture, config: SatConfig) -> None:
             )
 
 
-def detect(a: TransformerArchitecture, config: SatConfig | None) -> Detection:
+def _overridden(a: TransformerArchitecture, name: str) -> Variant:
+    variant = variant_named(name)
+    if (variant.in_channels, variant.patch_size_t) != (a.in_channels, a.patch_size_t):
+        raise UserError(
+            f"The checkpoint takes {a.in_channels} latent channels in patches of "
+            f"{a.patch_size_t or 1} frame(s).",
+            f"{name} takes {variant.in_channels} in patches of {variant.patch_size_t or 1}.",
+            "Leave --variant out, or name the right one.",
+        )
+    return variant
+
+
+def detect(
+    a: TransformerArchitecture, config: SatConfig | None, override: str | None = None
+) -> Detection:
     """Tell the variant from the shapes and, where they leave it open, from `model.yaml`.
+
+    `override` names the variant instead; the shapes must still allow it.
 
     Raises:
         UserError: no variant fits, the shapes leave it open and there is no yaml, or the yaml
-            contradicts the shapes.
+            or the override contradicts the shapes.
     """
     if config is not None:
         _check_agreement(a, config)
     released = next((v for v in VARIANTS.values() if _matches(v, a)), None)
-    base = released or _family(a, config)
+    base = _overridden(a, override) if override else released or _family(a, config)
     variant = replace(
         base,
         num_layers=a.num_layers,
@@ -117,4 +133,4 @@ def detect(a: TransformerArchitecture, config: SatConfig | None) -> Detection:
             f"{variant.sample_width}×{variant.sample_height} latents.",
             "Give the yaml this checkpoint was trained with as --config.",
         )
-    return Detection(variant, a, released is not None)
+    return Detection(variant, a, base is released)

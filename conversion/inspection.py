@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import torch
-
 from conversion import transformer_rules, vae_rules
 from conversion.checkpoint import Checkpoint, open_checkpoint
 from conversion.detection import Detection, detect
+from conversion.lora import split_lora
+from conversion.rules import Shape
 from conversion.sat_config import read_sat_config
 from conversion.sat_layout import locate
 from conversion.text_encoder import find_text_encoder
+from conversion.transformer_file import tensors_under
 from conversion.transformer_rules import TransformerArchitecture
 from conversion.vae_rules import VaeArchitecture
 from weights.errors import UserError
@@ -81,19 +82,14 @@ def _carried(files: Iterable[Checkpoint]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _transformer_shapes(file: Checkpoint) -> dict[str, Shape]:
+    base, _ = split_lora(tensors_under(file, transformer_rules.PREFIX))
+    return {name: tuple(tensor.shape) for name, tensor in base.items()}
+
+
 def _lora_rank(file: Checkpoint) -> int | None:
     ranks = {int(t.shape[0]) for name, t in file.tensors.items() if ".matrix_A." in name}
     return max(ranks, default=None)
-
-
-def _without_lora(file: Checkpoint) -> Checkpoint:
-    """The base weights by their ordinary names; SAT moves those under a LoRA to `.original.`."""
-    tensors: dict[str, torch.Tensor] = {
-        name.replace(".original.", "."): tensor
-        for name, tensor in file.tensors.items()
-        if ".matrix_" not in name
-    }
-    return Checkpoint(file.path, tensors, file.other_entries)
 
 
 def inspect(source: Path, config: Path | None = None) -> Inspection:
@@ -114,7 +110,7 @@ def inspect(source: Path, config: Path | None = None) -> Inspection:
         )
     transformer = vae = detection = undetected = None
     for file in files:
-        shapes = _without_lora(file).shapes(transformer_rules.PREFIX)
+        shapes = _transformer_shapes(file)
         if shapes:
             try:
                 transformer = transformer_rules.read_architecture(shapes)

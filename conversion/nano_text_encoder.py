@@ -47,7 +47,7 @@ def _write_tokenizer(folder: Path) -> int:
     return len(model.pieces)
 
 
-def write_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> None:
+def write_nano_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> None:
     """Write a one-layer T5 encoder with random weights and its tokenizer.
 
     Weights come from torch's global generator, which the caller seeds. The layout is that of

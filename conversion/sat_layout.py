@@ -68,6 +68,12 @@ def locate(source: Path) -> SatLayout:
             "A SAT directory with transformer/ and vae/ is expected.",
             "Check the path.",
         )
+    if (source / "model_index.json").is_file():
+        raise UserError(
+            f"{source} is a diffusers folder.",
+            "A SAT directory with transformer/ and vae/ is expected.",
+            "For the way back use `cogvideox convert --to sat`.",
+        )
     folders = [source / name for name in _TRANSFORMER_FOLDERS if (source / name).is_dir()]
     if (source / "latest").is_file():
         folders.append(source)

@@ -1,12 +1,14 @@
-"""The T5 and its tokenizer: found, checked and copied as files, never loaded into memory."""
+"""The T5 and its tokenizer: found, checked, linked or copied as files, never loaded."""
 
 import json
+import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from conversion.sat_config import SatConfig
-from weights.errors import UserError
+from weights.errors import OperationError, UserError
 
 _TOKENIZER_FILES = (
     "spiece.model",
@@ -15,6 +17,13 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+
+# What is wanted of a hub repository: diffusers' two folders, or all files at the top.
+_HUB_PATTERNS = (
+    *("text_encoder/*", "tokenizer/*", "config.json"),
+    *("model*.safetensors", "model.safetensors.index.json", *_TOKENIZER_FILES),
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +35,56 @@ class TextEncoder:
     model_files: tuple[str, ...]
     tokenizer_files: tuple[str, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        files = [self.model / name for name in self.model_files]
+        files += [self.tokenizer / name for name in self.tokenizer_files]
+        return sum(file.stat().st_size for file in files)
+
 
 def missing_text_encoder_advice(text_tokens: int, width: int) -> str:
     """What to add to a folder that was written without text encoder."""
     return (
-        f"No text encoder was found, so the folder has none. Add one with --text-encoder DIR: a "
+        f"No text encoder was found, so the folder has none. Add one with --text-encoder: a "
         f"folder with the T5 encoder (width {width}, {text_tokens} tokens a prompt) and its "
-        f"tokenizer, for the released models google/t5-v1_1-xxl, or text_encoder/ and tokenizer/ "
-        f"of a released CogVideoX in diffusers format."
+        f"tokenizer, or the hub id of a model that has both; the T5 of zai-org/CogVideoX-2b "
+        f"serves all released variants."
     )
 
 
-def find_text_encoder(root: Path, given: Path | None, config: SatConfig | None) -> Path | None:
-    """The folder given, else the one that `model.yaml` names or SAT's usual one below `root`.
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(_HUB_PATTERNS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise OperationError(
+            f"The text encoder {repository} is no folder here and cannot be had from the hub "
+            f"({str(error).strip().splitlines()[0]}).",
+            "A folder with a T5 encoder and its tokenizer, or the id of such a model is expected.",
+            "Check the spelling and the network, and whether the model needs a login.",
+        ) from error
+
+
+def find_text_encoder(root: Path, given: str | None, config: SatConfig | None) -> Path | None:
+    """The folder or hub id given, else the folder `model.yaml` names or SAT's usual one in `root`.
 
     Raises:
         UserError: the folder given is not there.
+        OperationError: the hub id given cannot be downloaded.
     """
     if given is not None:
-        if not given.is_dir():
-            raise UserError(
-                f"There is no folder {given}.",
-                "--text-encoder expects a folder with a T5 encoder and its tokenizer.",
-                "Check the path.",
-            )
-        return given
+        if Path(given).is_dir():
+            return Path(given)
+        if _HUB_ID.fullmatch(given):
+            return _from_hub(given)
+        raise UserError(
+            f"There is no folder {given}.",
+            "--text-encoder expects a folder with a T5 encoder and its tokenizer, or a hub id.",
+            "Check the path.",
+        )
     names = ["t5-v1_1-xxl"]
     if config is not None and config.text_encoder is not None:
         # A fine-tune's yaml may hold an absolute path of the machine it was trained on.
@@ -106,25 +140,46 @@ def read_text_encoder(folder: Path, width: int) -> TextEncoder:
     return TextEncoder(model, tokenizer, model_files, tokenizer_files)
 
 
-def copy_text_encoder(encoder: TextEncoder, folder: Path) -> list[str]:
-    """Copy into `folder/text_encoder` and `folder/tokenizer`; returns the paths below `folder`.
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A hard link costs neither time nor space; across file systems it must be a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_text_encoder(encoder: TextEncoder, folder: Path) -> list[str]:
+    """Link or copy into `folder/text_encoder` and `folder/tokenizer`.
 
     transformers 5 reads `tokenizer.json` and transformers 4 `spiece.model`: where only the latter
     is there, the former is made from it.
+
+    Returns:
+        The paths of the files, relative to `folder`.
     """
     for part, source, names in (
         ("text_encoder", encoder.model, encoder.model_files),
         ("tokenizer", encoder.tokenizer, encoder.tokenizer_files),
     ):
+        shutil.rmtree(folder / part, ignore_errors=True)
         (folder / part).mkdir()
         for name in names:
-            shutil.copyfile(source / name, folder / part / name)
+            _link_or_copy(source / name, folder / part / name)
     if "tokenizer.json" not in encoder.tokenizer_files:
-        from transformers import T5Tokenizer
-
-        T5Tokenizer.from_pretrained(encoder.tokenizer).save_pretrained(folder / "tokenizer")
+        _write_fast_tokenizer(encoder, folder / "tokenizer")
     return sorted(
         path.relative_to(folder).as_posix()
         for part in ("text_encoder", "tokenizer")
         for path in (folder / part).iterdir()
     )
+
+
+def _write_fast_tokenizer(encoder: TextEncoder, folder: Path) -> None:
+    from transformers import T5Tokenizer
+
+    tokenizer = T5Tokenizer.from_pretrained(encoder.tokenizer)
+    # transformers writes configs in place: through a hard link that would alter the source.
+    for name in encoder.tokenizer_files:
+        if name != "spiece.model":
+            (folder / name).unlink()
+    tokenizer.save_pretrained(folder)

@@ -13,6 +13,8 @@ from weights.errors import UserError
 from weights.variants import LATENT_CHANNELS, Variant
 
 PREFIX = ""
+# A tensor that every such VAE has.
+ANCHOR = "encoder.conv_in.conv.weight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,17 @@
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from conversion import safetensors_writer
 from conversion.convert import convert
-from conversion.plan import plan_conversion
-from weights.errors import UserError
+from conversion.plan import ConversionOptions, plan_conversion
+from conversion.safetensors_writer import Cast, plan_shards, write_shard
+from weights.errors import OperationError, UserError
 
 
 @pytest.fixture
@@ -55,14 +56,16 @@ def test_the_record_names_sources_files_and_digests(nano_sat, tmp_path):
 
 
 def test_a_dtype_is_cast_to(nano_sat, tmp_path):
-    convert(plan_conversion(nano_sat, dtype=torch.bfloat16), tmp_path / "nano")
+    convert(
+        plan_conversion(nano_sat, ConversionOptions(cast=Cast(torch.bfloat16))), tmp_path / "nano"
+    )
     tensors = load_file(tmp_path / "nano" / "transformer" / "diffusion_pytorch_model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "nano" / "conversion.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_without_text_encoder_the_rest_is_written(nano_copy, tmp_path):
-    shutil.rmtree(nano_copy / "t5")
+    shutil.rmtree(nano_copy / "t5-v1_1-xxl")
     plan = plan_conversion(nano_copy)
     assert any("--text-encoder" in note for note in plan.notes)
     convert(plan, tmp_path / "nano")
@@ -87,32 +90,188 @@ def test_an_empty_destination_is_used(nano_sat, tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_nothing(interruption, nano_sat, tmp_path, monkeypatch):
-    def interrupted(*_):
+def test_an_interruption_before_the_first_file_leaves_nothing(
+    interruption, nano_sat, tmp_path, monkeypatch
+):
+    def interrupted(*_, **__):
         raise interruption
 
-    monkeypatch.setattr(safetensors_writer, "_write_shard", interrupted)
+    monkeypatch.setattr("conversion.convert.write_shard", interrupted)
     with pytest.raises(interruption):
         convert(plan_conversion(nano_sat), tmp_path / "out" / "nano")
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def interrupted_after_the_transformer(monkeypatch, plan, destination):
+    """Ends a conversion while the second of its two files is being written."""
+    calls = []
+
+    def once(file, shard, source, **options):
+        calls.append(shard)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write_shard(file, shard, source, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("conversion.convert.write_shard", once)
+        with pytest.raises(KeyboardInterrupt):
+            convert(plan, destination)
+
+
+def counted_shards(monkeypatch):
+    calls = []
+
+    def counting(file, shard, source, **options):
+        calls.append(shard)
+        return write_shard(file, shard, source, **options)
+
+    monkeypatch.setattr("conversion.convert.write_shard", counting)
+    return calls
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_interrupted_conversion_is_resumed_with_the_first_incomplete_file(
+    nano_sat, tmp_path, monkeypatch
+):
+    convert(plan_conversion(nano_sat), tmp_path / "uninterrupted")
+    interrupted_after_the_transformer(monkeypatch, plan_conversion(nano_sat), tmp_path / "nano")
+    assert not (tmp_path / "nano").exists()
+    written = counted_shards(monkeypatch)
+    advanced = []
+    plan = plan_conversion(nano_sat)
+    convert(plan, tmp_path / "nano", resume=True, advance=advanced.append)
+    assert len(written) == 1
+    assert sum(advanced) == plan.total_bytes
+    assert files(tmp_path / "nano") == files(tmp_path / "uninterrupted")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nano", "uninterrupted"]
+
+
+def test_without_resume_an_interrupted_conversion_starts_anew(nano_sat, tmp_path, monkeypatch):
+    interrupted_after_the_transformer(monkeypatch, plan_conversion(nano_sat), tmp_path / "nano")
+    written = counted_shards(monkeypatch)
+    convert(plan_conversion(nano_sat), tmp_path / "nano")
+    assert len(written) == 2
+
+
+def test_other_options_are_not_resumed(nano_sat, tmp_path, monkeypatch):
+    interrupted_after_the_transformer(monkeypatch, plan_conversion(nano_sat), tmp_path / "nano")
+    other = plan_conversion(nano_sat, ConversionOptions(cast=Cast(torch.float16)))
+    with pytest.raises(UserError, match="with other options"):
+        convert(other, tmp_path / "nano", resume=True)
+    convert(plan_conversion(nano_sat), tmp_path / "nano", resume=True)
+
+
+def test_a_changed_source_is_not_resumed(nano_copy, tmp_path, monkeypatch):
+    interrupted_after_the_transformer(monkeypatch, plan_conversion(nano_copy), tmp_path / "nano")
+    os.utime(nano_copy / "vae" / "3d-vae.pt", (1, 1))
+    with pytest.raises(UserError, match="of another source"):
+        convert(plan_conversion(nano_copy), tmp_path / "nano", resume=True)
+
+
+def test_two_conversions_to_one_place_do_not_mix(nano_sat, tmp_path, monkeypatch):
+    def meanwhile(*_, **__):
+        with pytest.raises(UserError, match="Another process is converting"):
+            convert(plan_conversion(nano_sat), tmp_path / "nano")
+        raise KeyboardInterrupt
+
+    plan = plan_conversion(nano_sat)
+    monkeypatch.setattr("conversion.convert.write_shard", meanwhile)
+    with pytest.raises(KeyboardInterrupt):
+        convert(plan, tmp_path / "nano")
+
+
+def test_a_disk_without_space_is_refused_before_anything_is_written(
+    nano_sat, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(OperationError, match="GB are needed"):
+        convert(plan_conversion(nano_sat), tmp_path / "out" / "nano")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_over_the_shard_limit_is_written_in_shards(nano_sat, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_shards, "__defaults__", (3_000_000,))
+    convert(plan_conversion(nano_sat), tmp_path / "nano")
+    assert len(list((tmp_path / "nano" / "transformer").glob("*.safetensors"))) == 3
+    CogVideoXPipeline.from_pretrained(tmp_path / "nano", dtype=torch.float32)
+
+
+def test_a_bare_checkpoint_file_is_a_source(nano_sat, tmp_path):
+    file = nano_sat / "transformer" / "1" / "mp_rank_00_model_states.pt"
+    options = ConversionOptions(
+        config=nano_sat / "model.yaml",
+        vae=nano_sat / "vae" / "3d-vae.pt",
+        text_encoder=str(nano_sat / "t5-v1_1-xxl"),
+    )
+    convert(plan_conversion(file, options), tmp_path / "bare")
+    convert(plan_conversion(nano_sat), tmp_path / "whole")
+    assert files(tmp_path / "bare") == files(tmp_path / "whole")
+
+
+def test_a_safetensors_file_is_a_source(nano_copy, tmp_path):
+    path = nano_copy / "transformer" / "1" / "mp_rank_00_model_states.pt"
+    save_file(torch.load(path, weights_only=True)["module"], nano_copy / "model.safetensors")
+    options = ConversionOptions(vae=nano_copy / "vae" / "3d-vae.pt")
+    plan = plan_conversion(nano_copy / "model.safetensors", options)
+    assert plan.detection.variant.name == "nano"
+    convert(plan, tmp_path / "nano")
+
+
+def test_a_model_without_the_usual_prefix_is_found(nano_copy, tmp_path):
+    path = nano_copy / "transformer" / "1" / "mp_rank_00_model_states.pt"
+    module = torch.load(path, weights_only=True)["module"]
+    bare = {name.removeprefix("model.diffusion_model."): t for name, t in module.items()}
+    torch.save(bare, path)
+    assert plan_conversion(nano_copy).detection.variant.name == "nano"
+    several = {f"{copy}.{name}": t for copy in ("a", "b") for name, t in bare.items()}
+    torch.save(several, path)
+    with pytest.raises(UserError, match=r"several models, under a\., b\."):
+        plan_conversion(nano_copy)
+
+
+def test_a_named_variant_overrides_with_a_warning(nano_sat):
+    plan = plan_conversion(nano_sat, ConversionOptions(variant="cogvideox-2b"))
+    assert plan.detection.variant.name == "cogvideox-2b"
+    assert any("--variant" in note for note in plan.notes)
+    with pytest.raises(UserError, match="Leave --variant out"):
+        plan_conversion(nano_sat, ConversionOptions(variant="nano-i2v"))
+
+
+@pytest.mark.parametrize("frames", [0, 7, 13])
+def test_frames_the_table_does_not_hold_are_refused(frames, golden, golden_vae):
+    options = ConversionOptions(
+        config=golden / "5b_i2v" / "model.yaml", vae=golden_vae, frames=frames
+    )
+    with pytest.raises(UserError, match="The table holds 1, 5, 9 frames"):
+        plan_conversion(golden / "5b_i2v" / "sat", options)
+
+
+def test_frames_are_refused_for_a_model_without_table(nano_sat):
+    with pytest.raises(UserError, match="Leave --frames out"):
+        plan_conversion(nano_sat, ConversionOptions(frames=5))
+
+
 def test_a_lora_checkpoint_is_refused(golden, tmp_path):
-    with pytest.raises(UserError, match="LoRA matrices in 4 modules"):
-        plan_conversion(golden / "lora_2b" / "sat", config=golden / "lora_2b" / "model.yaml")
+    options = ConversionOptions(config=golden / "lora_2b" / "model.yaml")
+    with pytest.raises(UserError, match=r"convert-lora.*--merge.*--without-lora"):
+        plan_conversion(golden / "lora_2b" / "sat", options)
 
 
 def test_a_vae_in_the_transformers_place_is_refused(nano_copy):
     transformer = nano_copy / "transformer" / "1" / "mp_rank_00_model_states.pt"
     shutil.copyfile(nano_copy / "vae" / "3d-vae.pt", transformer)
-    with pytest.raises(UserError, match=r"no tensor under model\.diffusion_model\."):
+    with pytest.raises(UserError, match=r"no tensor model\.diffusion_model\."):
         plan_conversion(nano_copy)
 
 
 def test_a_transformer_in_the_vaes_place_is_refused(nano_copy):
     transformer = nano_copy / "transformer" / "1" / "mp_rank_00_model_states.pt"
     with pytest.raises(UserError, match="no encoder and decoder"):
-        plan_conversion(nano_copy, vae=transformer)
+        plan_conversion(nano_copy, ConversionOptions(vae=transformer))
 
 
 def test_a_missing_vae_is_asked_for(nano_copy):

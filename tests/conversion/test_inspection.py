@@ -10,7 +10,7 @@ def test_a_sat_directory(nano_sat):
     assert found.detection.variant.name == "nano"
     assert (found.transformer.num_layers, found.transformer.num_heads) == (4, 2)
     assert found.vae.channels == (16, 32, 32, 64)
-    assert found.text_encoder == nano_sat / "t5"
+    assert found.text_encoder == nano_sat / "t5-v1_1-xxl"
     assert [file.dtypes for file in found.files] == [("float32",), ("float32",)]
     assert found.carries == ()
     assert found.lora_rank is None

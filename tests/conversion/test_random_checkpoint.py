@@ -1,15 +1,11 @@
 import pytest
 import torch
 
-from conversion.checkpoint import open_checkpoint
-from conversion.convert import convert
 from conversion.detection import detect
 from conversion.plan import plan_conversion
 from conversion.random_checkpoint import write_random_checkpoint
-from conversion.rules import plan_inverse
 from conversion.sat_config import read_sat_config
 from conversion.transformer_rules import (
-    PREFIX,
     architecture_of,
     read_architecture,
     transformer_rules,
@@ -28,9 +24,9 @@ def test_the_layout_is_sats(nano_sat):
         "transformer/1/mp_rank_00_model_states.pt",
         "vae/3d-vae.pt",
         "model.yaml",
-        "t5/config.json",
-        "t5/model.safetensors",
-        "t5/spiece.model",
+        "t5-v1_1-xxl/config.json",
+        "t5-v1_1-xxl/model.safetensors",
+        "t5-v1_1-xxl/spiece.model",
     }
 
 
@@ -55,27 +51,12 @@ def test_the_yaml_says_what_the_table_says(name, tmp_path):
     assert plan.notes == ()
 
 
-def test_conversion_and_its_inverse_are_bit_exact(nano_sat, tmp_path):
-    from safetensors.torch import load_file
-
-    convert(plan_conversion(nano_sat), tmp_path / "nano")
-    target = load_file(tmp_path / "nano" / "transformer" / "diffusion_pytorch_model.safetensors")
-    table = transformer_rules(architecture_of(VARIANTS["nano"]), learned_positions=False)
-    plan = plan_inverse(table, {name: tuple(t.shape) for name, t in target.items()}, "folder")
-    path = nano_sat / "transformer" / "1" / "mp_rank_00_model_states.pt"
-    source = open_checkpoint(path).tensors
-    assert {PREFIX + t.name for t in plan.tensors} == source.keys()
-    for tensor in plan.tensors:
-        back = torch.cat([target[p.name][p.start : p.stop] for p in tensor.pieces])
-        assert torch.equal(back, source[PREFIX + tensor.name])
-
-
 def test_a_yaml_for_each_family_is_understood(tmp_path):
     """The yaml writer and reader agree for every variant, without writing weights."""
     import yaml
 
-    from conversion.random_checkpoint import model_yaml
     from conversion.rules import source_shapes
+    from conversion.sat_writer import model_yaml
 
     for variant in VARIANTS.values():
         path = tmp_path / f"{variant.name}.yaml"

@@ -57,3 +57,9 @@ def test_model_parallel_ranks_are_refused(sat):
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="nothing at"):
         locate(tmp_path / "absent")
+
+
+def test_a_diffusers_folder_is_called_one(sat):
+    (sat / "model_index.json").touch()
+    with pytest.raises(UserError, match="is a diffusers folder"):
+        locate(sat)

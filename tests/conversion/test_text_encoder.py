@@ -4,21 +4,21 @@ import pytest
 import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
-from conversion.nano_text_encoder import WORDS, write_text_encoder
-from conversion.text_encoder import copy_text_encoder, find_text_encoder, read_text_encoder
-from weights.errors import UserError
+from conversion.nano_text_encoder import WORDS, write_nano_text_encoder
+from conversion.text_encoder import find_text_encoder, read_text_encoder, write_text_encoder
+from weights.errors import OperationError, UserError
 from weights.variants import VARIANTS
 
 
 @pytest.fixture
 def t5(tmp_path):
-    write_text_encoder(tmp_path / "t5", VARIANTS["nano"], torch.float32)
+    write_nano_text_encoder(tmp_path / "t5", VARIANTS["nano"], torch.float32)
     return tmp_path / "t5"
 
 
 def copied(folder, target):
     target.mkdir()
-    return copy_text_encoder(read_text_encoder(folder, 64), target)
+    return write_text_encoder(read_text_encoder(folder, 64), target)
 
 
 def test_sats_layout_becomes_two_folders_with_both_tokenizer_files(t5, tmp_path):
@@ -93,4 +93,53 @@ def test_sats_usual_folder_is_found(tmp_path):
 
 def test_a_given_folder_must_be_there(tmp_path):
     with pytest.raises(UserError, match="no folder"):
-        find_text_encoder(tmp_path, tmp_path / "absent", None)
+        find_text_encoder(tmp_path, str(tmp_path / "absent"), None)
+
+
+def test_a_hub_id_is_downloaded(tmp_path, monkeypatch):
+    """The hub is stood in for: no model can be downloaded in a test."""
+    asked = {}
+
+    def snapshot_download(repository, allow_patterns):
+        asked.update(repository=repository, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert find_text_encoder(tmp_path, "zai-org/CogVideoX-2b", None) == tmp_path
+    assert asked["repository"] == "zai-org/CogVideoX-2b"
+    assert "text_encoder/*" in asked["patterns"]
+
+
+def test_a_hub_that_cannot_be_reached_is_a_clear_error(tmp_path, monkeypatch):
+    def snapshot_download(repository, allow_patterns):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(OperationError, match=r"cannot be had from the hub \(no network\)"):
+        find_text_encoder(tmp_path, "google/t5-v1_1-xxl", None)
+
+
+def test_weights_are_linked_and_the_source_stays_as_it_is(t5, tmp_path):
+    before = {path.name: path.read_bytes() for path in t5.iterdir()}
+    copied(t5, tmp_path / "out")
+    linked = tmp_path / "out" / "text_encoder" / "model.safetensors"
+    assert linked.samefile(t5 / "model.safetensors")
+    assert {path.name: path.read_bytes() for path in t5.iterdir()} == before
+
+
+def test_across_file_systems_it_is_copied(t5, tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", link)
+    copied(t5, tmp_path / "out")
+    copy = tmp_path / "out" / "text_encoder" / "model.safetensors"
+    assert copy.read_bytes() == (t5 / "model.safetensors").read_bytes()
+    assert not copy.samefile(t5 / "model.safetensors")
+
+
+def test_a_tokenizer_with_configs_is_not_altered_through_its_links(t5, tmp_path):
+    (t5 / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    copied(t5, tmp_path / "out")
+    assert (t5 / "tokenizer_config.json").read_text() == '{"model_max_length": 77}'
+    assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
