@@ -15,6 +15,10 @@ from weights.json_file import parse_object
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
+# More is no tensor, and arithmetic on it would take time.
+_MAX_DIMENSIONS = 64
+_MAX_COUNT = 2**63
+
 _BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -47,22 +51,28 @@ class TensorEntry:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < _MAX_COUNT
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _entry(name: str, fields: Any) -> TensorEntry:
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name!r} needs dtype, shape and data_offsets")
+        raise ValueError(f"tensor {_shown(name)} needs dtype, shape and data_offsets")
     dtype, shape, span = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
-    if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        raise ValueError(f"tensor {name!r} has the shape {shape!r}")
+        raise ValueError(f"tensor {_shown(name)} has the unknown dtype {_shown(dtype)}")
+    too_many = isinstance(shape, list) and len(shape) > _MAX_DIMENSIONS
+    if not isinstance(shape, list) or too_many or not all(map(_is_count, shape)):
+        raise ValueError(f"tensor {_shown(name)} has the shape {_shown(shape)}")
     if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)):
-        raise ValueError(f"tensor {name!r} has the span {span!r}")
+        raise ValueError(f"tensor {_shown(name)} has the span {_shown(span)}")
     start, end = span
     if end - start != math.prod(shape) * _BITS[dtype] // 8:
-        raise ValueError(f"tensor {name!r} spans {end - start} bytes, not those of its shape")
+        raise ValueError(f"tensor {_shown(name)} spans {end - start} bytes, not those of its shape")
     return TensorEntry(dtype, tuple(shape), start, end)
 
 
@@ -81,7 +91,7 @@ def _parse(path: Path) -> dict[str, TensorEntry]:
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != position:
-            raise ValueError(f"tensor {name!r} starts at byte {entry.start}, not at {position}")
+            raise ValueError(f"tensor {_shown(name)} starts at byte {entry.start}, not at {position}")
         position = entry.end
     if position != data_size:
         raise ValueError(f"its tensors end at byte {position} of {data_size}")

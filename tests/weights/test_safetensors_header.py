@@ -94,3 +94,19 @@ def test_any_cut_and_any_noise_is_an_error_or_a_header(tmp_path):
             read_header(file)
         except UserError:
             continue
+
+
+def test_a_million_dimensions_are_refused_without_multiplying_them(tmp_path):
+    file = tmp_path / "a.safetensors"
+    shape = [2**40] * 1_000_000
+    file.write_bytes(contents({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}}))
+    with pytest.raises(UserError, match="has the shape") as refusal:
+        read_header(file)
+    assert len(str(refusal.value)) < 500
+
+
+def test_a_number_that_fits_no_file_is_refused(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(contents({"a": FLOATS | {"shape": [2**63]}}))
+    with pytest.raises(UserError, match="has the shape"):
+        read_header(file)
