@@ -156,11 +156,8 @@ def _commands(name: str, source: Path, target: Path) -> dict[str, list[str]]:
     convert = [sys.executable, "-m", "cli.main", "convert", str(source), str(target)]
     # A dtype of the same width, so that as many bytes are written.
     other = "bf16" if VARIANTS[name].dtype == "float16" else "fp16"
-    hash_all = f"find {source} {target} -name '*.pt' -exec sha256sum {{}} +"
-    hashed_copy = f"cp -r {source} {target} && {hash_all}"
     commands = {
         "cp": ["cp", "-r", str(source), str(target)],
-        "cp, sha256sum of source and copy": ["sh", "-c", hashed_copy],
         "cogvideox convert": convert,
         "cogvideox convert, not hashing": [
             *(sys.executable, __file__, "--unhashed", str(source), str(target))

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 # Blocks that wait: enough to even out, few enough to bound the memory of copied blocks.
-_WAITING = 4
+_WAITING = 2
 
 
 class BackgroundDigest:

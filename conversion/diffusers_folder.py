@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 from conversion.checkpoint import open_checkpoint
-from conversion.component_configs import PIPELINES, transformer_config
 from conversion.transformer_rules import TransformerArchitecture
 from conversion.vae_rules import VaeArchitecture
-from weights.errors import UserError
-from weights.folder import WeightsFolder, check_weights_folder
-from weights.variants import VARIANTS, Variant
+from weights.folder import WeightsFolder, check_weights_folder, variant_of
+from weights.variants import Variant
 
 _POSITIONS = "patch_embed.pos_embedding"
 
@@ -48,28 +46,13 @@ def open_model(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _variant(folder: WeightsFolder, config: Mapping[str, Any], vae: Mapping[str, Any]) -> Variant:
+def _own_numbers(
+    folder: WeightsFolder, config: Mapping[str, Any], vae: Mapping[str, Any]
+) -> Variant:
     """The variant's row with the folder's own numbers."""
-    candidates = [v for v in VARIANTS.values() if PIPELINES[v.task] == folder.pipeline]
-    if folder.variant is not None:
-        base = VARIANTS[folder.variant]
-    else:
-        # The keys that tell one variant's configuration from another's.
-        keys = ("num_layers", "num_attention_heads", "in_channels", "patch_size_t", "ofs_embed_dim")
-        found = {key: config.get(key) for key in keys}
-        matches = [
-            v for v in candidates if {key: transformer_config(v)[key] for key in keys} == found
-        ]
-        if not matches:
-            raise UserError(
-                f"{folder.path} holds a transformer of no variant we know ({found}).",
-                f"The variants are {', '.join(VARIANTS)}.",
-                "Give the folder of a CogVideoX model.",
-            )
-        base = matches[0]
     scheduler = json.loads((folder.path / "scheduler" / "scheduler_config.json").read_bytes())
     return replace(
-        base,
+        variant_of(folder),
         num_layers=config["num_layers"],
         num_heads=config["num_attention_heads"],
         time_embed_dim=config["time_embed_dim"],
@@ -93,7 +76,7 @@ def open_folder(path: Path) -> OpenFolder:
     """
     folder = check_weights_folder(path)
     config, vae = _config(path / "transformer"), _config(path / "vae")
-    variant = _variant(folder, config, vae)
+    variant = _own_numbers(folder, config, vae)
     tensors = open_model(path / "transformer")
     positions = tensors.get(_POSITIONS)
     return OpenFolder(

@@ -71,8 +71,8 @@ def sample(loaded: LoadedPipeline, request: Request) -> np.ndarray:
             num_frames=request.num_frames,
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
-            # The released DPM variants were tuned with guidance that grows over the steps.
-            use_dynamic_cfg=variant.scheduler == "CogVideoXDPMScheduler",
+            # Upstream samples with guidance that grows over the steps, with this scheduler only.
+            use_dynamic_cfg=type(loaded.pipe.scheduler).__name__ == "CogVideoXDPMScheduler",
             max_sequence_length=variant.text_tokens,
             # Drawn on the CPU, the noise of a seed is the same on every machine.
             generator=torch.Generator("cpu").manual_seed(request.seed),

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weights.errors import UserError
-from weights.folder import check_weights_folder
+from weights.folder import check_weights_folder, variant_of
 from weights.install import install
-from weights.json_file import read_object
 from weights.lock import read_lock
 from weights.variants import VARIANTS, Dtype, Task, Variant, variant_named
 
@@ -53,44 +52,12 @@ def resolve_weights(source: str, task: Task) -> ReadyWeights:
             "Correct the path, or use `nano` for the small model that comes with the project.",
         )
     checked = check_weights_folder(folder)
-    variant = variant_named(checked.variant) if checked.variant else matching_variant(folder)
+    _require_text_encoder(folder)
+    variant = variant_of(checked)
     _require_task(variant, task, source)
     return ReadyWeights(
         folder=folder.resolve(), variant=variant, dtype=checked.dtype or variant.dtype
     )
-
-
-def matching_variant(folder: Path) -> Variant:
-    """The variant whose architecture a weights folder's transformer/config.json describes.
-
-    This is for folders saved by plain diffusers, which do not say what they are.
-
-    Raises:
-        UserError: no variant has these numbers.
-    """
-    config = read_object(folder / "transformer" / "config.json")
-    found = {name: config.get(name) for name in _architecture(VARIANTS["cogvideox-5b"])}
-    for variant in VARIANTS.values():
-        if _architecture(variant) == found:
-            return variant
-    numbers = ", ".join(f"{name} {value}" for name, value in found.items())
-    raise UserError(
-        f"{folder} holds a transformer of no variant we know ({numbers}).",
-        f"The variants are {', '.join(VARIANTS)}.",
-        "Use the weights of one of these, or add the variant to weights/variants.py.",
-    )
-
-
-def _architecture(variant: Variant) -> dict[str, int | None]:
-    """The numbers of a transformer's config.json that tell the variants apart."""
-    return {
-        "num_layers": variant.num_layers,
-        "num_attention_heads": variant.num_heads,
-        "in_channels": variant.in_channels,
-        "text_embed_dim": variant.text_embed_dim,
-        "patch_size_t": variant.patch_size_t,
-        "ofs_embed_dim": variant.ofs_embed_dim,
-    }
 
 
 def _lock_of(name: str) -> Path:
@@ -128,6 +95,18 @@ def _line_per_gigabyte(name: str) -> Callable[[int], None]:
             print(f"Installing {name}: {done // 10**9} GB", flush=True)
 
     return report
+
+
+def _require_text_encoder(folder: Path) -> None:
+    """A conversion without a T5 writes a folder that is whole but cannot sample."""
+    for part in ("text_encoder", "tokenizer"):
+        if not (folder / part).is_dir():
+            raise UserError(
+                f"The weights folder {folder} has no {part}/.",
+                "A prompt cannot be read without it.",
+                "Convert again with --text-encoder, or copy the part from another folder of the "
+                "same model and name it in model_index.json.",
+            )
 
 
 def _require_task(variant: Variant, task: Task, source: str) -> None:

@@ -10,7 +10,7 @@ from weights.errors import UserError
 from weights.json_file import read_object
 from weights.paths import MARKER, path_problem
 from weights.safetensors_header import read_header
-from weights.variants import Dtype, variant_named
+from weights.variants import VARIANTS, Dtype, Variant, variant_named
 
 _MODEL_CONFIG = "config.json"
 # Which file a component's `save_pretrained` writes, by a part of its class's name.
@@ -171,3 +171,38 @@ def list_files(folder: Path) -> list[str]:
             if name in names:
                 files.append(path)
     return sorted(files)
+
+
+def variant_of(folder: WeightsFolder) -> Variant:
+    """The variant a weights folder holds: what its record says, else what its numbers tell.
+
+    Folders saved by plain diffusers have no record.
+
+    Raises:
+        UserError: no variant has the numbers of its transformer/config.json.
+    """
+    if folder.variant is not None:
+        return variant_named(folder.variant)
+    config = read_object(folder.path / "transformer" / "config.json")
+    found = {name: config.get(name) for name in _telling_numbers(variant_named("nano"))}
+    for variant in VARIANTS.values():
+        if _telling_numbers(variant) == found:
+            return variant
+    numbers = ", ".join(f"{name} {value}" for name, value in found.items())
+    raise UserError(
+        f"{folder.path} holds a transformer of no variant we know ({numbers}).",
+        f"The variants are {', '.join(VARIANTS)}.",
+        "Use the weights of one of these, or add the variant to weights/variants.py.",
+    )
+
+
+def _telling_numbers(variant: Variant) -> dict[str, int | None]:
+    """The numbers of a transformer's config.json that tell the variants apart."""
+    return {
+        "num_layers": variant.num_layers,
+        "num_attention_heads": variant.num_heads,
+        "in_channels": variant.in_channels,
+        "text_embed_dim": variant.text_embed_dim,
+        "patch_size_t": variant.patch_size_t,
+        "ofs_embed_dim": variant.ofs_embed_dim,
+    }

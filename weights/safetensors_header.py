@@ -91,7 +91,9 @@ def _parse(path: Path) -> dict[str, TensorEntry]:
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != position:
-            raise ValueError(f"tensor {_shown(name)} starts at byte {entry.start}, not at {position}")
+            raise ValueError(
+                f"tensor {_shown(name)} starts at byte {entry.start}, not at {position}"
+            )
         position = entry.end
     if position != data_size:
         raise ValueError(f"its tensors end at byte {position} of {data_size}")

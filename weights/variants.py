@@ -50,8 +50,8 @@ class Variant:
     vae_scaling_factor: float = 0.7
     invert_scale_latents: bool = False
 
-    # Sampling.
-    scheduler: str = "CogVideoXDPMScheduler"
+    # Sampling. The scheduler is the one that the released pipeline names.
+    scheduler: str = "CogVideoXDDIMScheduler"
     snr_shift_scale: float = 1.0
     dtype: Dtype = "bfloat16"
 
@@ -90,12 +90,16 @@ _2B = Variant(
     rotary=False,
     spatial_interpolation=1.875,
     vae_scaling_factor=1.15258426,
-    scheduler="CogVideoXDDIMScheduler",
     snr_shift_scale=3.0,
     dtype="float16",
 )
 _5B = Variant(
-    name="cogvideox-5b", task="t2v", licence="CogVideoX License", num_layers=42, num_heads=48
+    name="cogvideox-5b",
+    task="t2v",
+    licence="CogVideoX License",
+    num_layers=42,
+    num_heads=48,
+    scheduler="CogVideoXDPMScheduler",
 )
 _5B_I2V = replace(
     _5B,
@@ -103,6 +107,7 @@ _5B_I2V = replace(
     task="i2v",
     in_channels=2 * LATENT_CHANNELS,
     learned_positions=True,
+    scheduler="CogVideoXDDIMScheduler",
     min_frames=49,
 )
 _1_5_5B = replace(
@@ -114,6 +119,7 @@ _1_5_5B = replace(
     sample_height=300,
     sample_width=300,
     invert_scale_latents=True,
+    scheduler="CogVideoXDDIMScheduler",
     width=1360,
     height=768,
     fps=16,
@@ -145,6 +151,7 @@ _NANO = Variant(
     vae_channels=(16, 32, 32, 64),
     vae_layers_per_block=1,
     vae_norm_groups=8,
+    scheduler="CogVideoXDPMScheduler",
     dtype="float32",
     width=64,
     height=64,

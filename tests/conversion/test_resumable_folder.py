@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from conversion.resumable_folder import partial_path, resumable_folder
 from conversion.file_digest import written_file
+from conversion.resumable_folder import partial_path, resumable_folder
 from weights.errors import UserError
 
 

@@ -6,11 +6,10 @@ import shutil
 import pytest
 
 from predictors import weights_source
-from predictors.weights_source import matching_variant, resolve_weights
+from predictors.weights_source import resolve_weights
 from weights.errors import UserError
 from weights.lock import write_lock
 from weights.tarball import pack
-from weights.variants import VARIANTS
 
 
 @pytest.fixture
@@ -39,20 +38,14 @@ def test_a_folder_of_plain_diffusers_is_recognised_by_its_numbers(folder):
     assert resolve_weights(str(folder), "t2v").variant.name == "nano"
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_is_told_from_the_others(variant, tmp_path):
-    (tmp_path / "transformer").mkdir()
-    config = {
-        "num_layers": variant.num_layers,
-        "num_attention_heads": variant.num_heads,
-        "in_channels": variant.in_channels,
-        "text_embed_dim": variant.text_embed_dim,
-        "patch_size_t": variant.patch_size_t,
-        "ofs_embed_dim": variant.ofs_embed_dim,
-        "other": 1,
-    }
-    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
-    assert matching_variant(tmp_path) == variant
+@pytest.mark.parametrize("part", ["text_encoder", "tokenizer"])
+def test_a_folder_without_text_encoder_is_explained(folder, part):
+    """`convert` writes such a folder where it is given no T5."""
+    shutil.rmtree(folder / part)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None]}))
+    with pytest.raises(UserError, match=f"has no {part}/.*--text-encoder"):
+        resolve_weights(str(folder), "t2v")
 
 
 def test_an_unknown_architecture_is_refused(folder):

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from weights.errors import UserError
-from weights.folder import check_weights_folder, list_files
+from weights.folder import WeightsFolder, check_weights_folder, list_files, variant_of
+from weights.variants import VARIANTS
 
 
 def test_a_whole_folder_passes(folder):
@@ -137,3 +138,19 @@ def test_accepts_long_and_foreign_names(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(name))
     assert set(names) <= set(list_files(folder))
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_is_told_from_the_others(variant, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    config = {
+        "num_layers": variant.num_layers,
+        "num_attention_heads": variant.num_heads,
+        "in_channels": variant.in_channels,
+        "text_embed_dim": variant.text_embed_dim,
+        "patch_size_t": variant.patch_size_t,
+        "ofs_embed_dim": variant.ofs_embed_dim,
+        "other": 1,
+    }
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    assert variant_of(WeightsFolder(tmp_path, "CogVideoXPipeline", None, None)) == variant
