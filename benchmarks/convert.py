@@ -35,9 +35,11 @@ _BASELINE_MEMORY_FACTOR = 3
 
 @dataclass
 class Measured:
-    """Runs of one command: seconds, and peak anonymous memory in bytes."""
+    """Runs of one command: seconds until it ends, seconds until all is on disk (`sync`), and peak
+    anonymous memory in bytes."""
 
     seconds: list[float] = field(default_factory=list)
+    synced: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
 
 
@@ -149,6 +151,8 @@ def _measure(command: list[str], into: Measured) -> None:
         assert process.stderr is not None
         raise SystemExit(f"{command} failed:\n{process.stderr.read().decode()}")
     into.seconds.append(time.perf_counter() - started)
+    os.sync()
+    into.synced.append(time.perf_counter() - started)
     into.memory.append(peak)
 
 
@@ -185,16 +189,20 @@ def _run_rounds(name: str, source: Path, work: Path, rounds: int) -> dict[str, M
 
 def _table(name: str, size: int, measured: dict[str, Measured]) -> str:
     unit = statistics.median(measured["cp"].seconds)
+    synced_unit = statistics.median(measured["cp"].synced)
     lines = [
         f"{name}, {size / 1e9:.2f} GB, medians of {len(measured['cp'].seconds)}:",
         "",
-        "| command | s | times cp | peak anonymous memory |",
-        "|---|---|---|---|",
+        "| command | s | times cp | s until on disk | times cp | peak anonymous memory |",
+        "|---|---|---|---|---|---|",
     ]
     for label, runs in measured.items():
         seconds = statistics.median(runs.seconds)
-        memory = statistics.median(runs.memory) / 1e6
-        lines.append(f"| `{label}` | {seconds:.1f} | {seconds / unit:.2f} | {memory:,.0f} MB |")
+        synced = statistics.median(runs.synced)
+        lines.append(
+            f"| `{label}` | {seconds:.1f} | {seconds / unit:.2f} | {synced:.1f} "
+            f"| {synced / synced_unit:.2f} | {statistics.median(runs.memory) / 1e6:,.0f} MB |"
+        )
     return "\n".join(lines)
 
 

@@ -293,7 +293,12 @@ def test_a_fine_tunes_other_modules_are_left_out_by_prefix(nano_copy, tmp_path):
     """Keys of conditioner and first stage must neither be converted nor garble the others."""
     path = nano_copy / "transformer" / "1" / "mp_rank_00_model_states.pt"
     module = torch.load(path, weights_only=True)["module"]
-    extra = {"conditioner.embedders.0.x": torch.zeros(1), "first_stage_model.y": torch.zeros(1)}
+    names = (
+        "conditioner.embedders.0.x",
+        "first_stage_model.y",
+        "model_ema.diffusion_modelmixinspatch_embedprojweight",
+    )
+    extra = {name: torch.zeros(1) for name in names}
     torch.save({"module": module | extra, "optimizer": None}, path)
     convert(plan_conversion(nano_copy), tmp_path / "nano")
     record = json.loads((tmp_path / "nano" / "conversion.json").read_text())

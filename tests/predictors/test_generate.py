@@ -32,6 +32,8 @@ def loaded(tiny_folder):
 class StubPipe:
     """Behaves like a pipeline as far as `sample` sees it, without computing anything."""
 
+    scheduler = None
+
     def __init__(self, on_step=None, value=0.5):
         self.on_step, self.value, self.freed = on_step, value, 0
 

@@ -1,0 +1,41 @@
+"""The demo from end to end: the real conversion, install and Cog server, in a folder of its own."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from cli.main import main
+from predictors.video import read_video
+
+STAGES = ["write", "inspect", "convert", "pack", "install", "serve", "predict", "look"]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Lets the demo write below a temporary folder instead of this checkout."""
+    monkeypatch.setattr("cli.runners.ROOT", tmp_path)
+    return tmp_path
+
+
+def shown_stages(out):
+    return re.findall(r"^ *[0-9.]+ s  (\w+)", out, re.MULTILINE)
+
+
+def test_the_demo_leaves_a_video_and_a_second_run_uses_what_is_there(checkout, capsys):
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert shown_stages(out) == STAGES
+    assert len(re.findall(r"^  \.venv/bin/cogvideox ", out, re.MULTILINE)) == 3
+    frames, fps = read_video(checkout / "outputs" / "demo.mp4")
+    assert frames.shape == (9, 64, 64, 3)
+    assert fps == 8
+    with Image.open(checkout / "outputs" / "demo.png") as sheet:
+        assert sheet.size == (5 * 64, 2 * 64)
+    first = (checkout / "outputs" / "demo.mp4").read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in (checkout / "checkpoints").rglob("*.pt")}
+
+    assert main(["demo"]) == 0
+    assert shown_stages(capsys.readouterr().out) == STAGES
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert (checkout / "outputs" / "demo.mp4").read_bytes() == first
