@@ -1,6 +1,7 @@
 """The HTTP side of a Cog server: health, schema, one prediction."""
 
 import base64
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from weights.errors import OperationError, UserError
 # A server frees its slot a moment after it has answered; for longer than this it is really busy.
 _BUSY_SECONDS = 600.0
 _RETRY_SECONDS = 0.2
+
+# Cog says "Prediction failed" once or twice and the type of our errors before their message.
+_COGS_PREFIXES = re.compile(r"^(Prediction failed: )*((User|Operation)Error: )?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def predict(url: str, inputs: Mapping[str, Any]) -> Prediction:
     if document["status"] != "succeeded":
         error = str(document.get("error") or "it gave no reason")
         raise OperationError(
-            f"The prediction {document['status']}: {error.removeprefix('Prediction failed: ')}",
+            f"The prediction {document['status']}: {_COGS_PREFIXES.sub('', error)}",
             "",
             "",
         )

@@ -75,7 +75,11 @@ def test_json_is_one_document(server, tmp_path, capsys):
     [
         (["-i", "prompts=x"], 2, "There is no input named 'prompts'"),
         (["-i", "seed=-1"], 2, "seed: -1 is less than the minimum of 0"),
-        (["-i", "num_frames=12"], 1, "nano makes 9 frames"),
+        (
+            ["-i", "num_frames=12"],
+            1,
+            "cogvideox predict: The prediction failed: num_frames is 12. nano makes 9 frames",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_no_file(server, tmp_path, capsys, more, code, message):
