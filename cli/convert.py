@@ -8,12 +8,13 @@ is a diffusers folder.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.progress import byte_progress
+from weights.errors import UserError
 from weights.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME",
         help="then upload the folder to the Hugging Face Hub, private, with a model card",
     )
+
+
+def refuse_unused(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    """Raises UserError when one of the options was given: it would be ignored there."""
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise UserError(
+                f"--{name.replace('_', '-')} was given {where}.",
+                "It has no effect there.",
+                "Leave it out.",
+            )
 
 
 def chosen_cast(options: argparse.Namespace) -> "Cast":
@@ -135,9 +147,16 @@ def run_conversion(options: argparse.Namespace, lora: "LoraChoice") -> int:
     return 0
 
 
+_FORWARD_ONLY = (
+    *("config", "vae", "text_encoder", "variant", "dtype", "allow_overflow", "frames", "resume"),
+    *("merge", "without_lora", "push_to_hub"),
+)
+
+
 def _run_inverse(options: argparse.Namespace) -> int:
     from conversion.sat_writer import plan_sat, write_sat
 
+    refuse_unused(options, _FORWARD_ONLY, "with --to sat")
     plan = plan_sat(options.source)
     with byte_progress("Converting", plan.total_bytes) as advance:
         write_sat(plan, options.destination, advance=advance)

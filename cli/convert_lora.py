@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli.convert import add_source_arguments, chosen_cast, run_conversion
+from cli.convert import add_source_arguments, chosen_cast, refuse_unused, run_conversion
 from cli.progress import byte_progress
 from weights.errors import UserError
 
@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _adapter(options: argparse.Namespace) -> dict[str, Any]:
     from conversion.convert_lora import convert_lora, plan_lora
 
+    unused = ("vae", "text_encoder", "frames", "resume")
+    refuse_unused(options, unused, "for an adapter, without --merge")
     if options.destination.suffix != ".safetensors":
         raise UserError(
             f"The adapter was to be written to {options.destination}.",

@@ -155,3 +155,17 @@ def test_overflow_is_refused_and_can_be_allowed(nano_sat, tmp_path, capsys):
     assert "proj_out.bias holds values up to 1e+06" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main([*arguments, "--allow-overflow"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", "SRC", "DST", "--to", "sat", "--dtype", "fp16"],
+        ["convert", "SRC", "DST", "--to", "sat", "--push-to-hub", "me/model"],
+        ["convert-lora", "SRC", "DST.safetensors", "--frames", "5"],
+        ["convert-lora", "SRC", "DST.safetensors", "--resume"],
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(arguments, capsys):
+    assert main(arguments) == 2
+    assert "has no effect there" in capsys.readouterr().err
