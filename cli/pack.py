@@ -16,8 +16,8 @@ from weights.lock import lock_fields, write_lock
 from weights.tarball import pack
 
 EXAMPLES = """examples:
-  cogvideox pack checkpoints/my-5b my-5b.tar
-  cogvideox pack checkpoints/my-5b my-5b.tar --url https://example.com/my-5b.tar
+  cogvideox pack checkpoints/my-5b checkpoints/my-5b.tar
+  cogvideox pack checkpoints/my-5b checkpoints/my-5b.tar --url https://example.com/my-5b.tar
 """
 
 

@@ -200,6 +200,10 @@ def _notes(
     notes = []
     if encoder is None:
         notes.append(missing_text_encoder_advice(variant.text_tokens, variant.text_embed_dim))
+    elif "spiece.model" not in encoder.tokenizer_files:
+        notes.append(
+            "The tokenizer has no spiece.model; transformers 5 reads the folder, 4 does not."
+        )
     if options.variant:
         notes.append(f"Taken for {options.variant} because --variant says so, not by its tensors.")
     if not detection.exact:

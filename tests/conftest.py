@@ -49,6 +49,11 @@ class RecordedServer:
     lines: RecordedLines
 
 
+@pytest.fixture
+def recorded_lines() -> RecordedLines:
+    return RecordedLines()
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder of nano's shape with random weights."""

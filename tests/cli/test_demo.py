@@ -2,11 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
+import torch
+from diffusers import CogVideoXPipeline
 from PIL import Image
 
 from cli.main import main
-from predictors.video import read_video
+from predictors.video import read_video, write_mp4
 
 STAGES = ["write", "inspect", "convert", "pack", "install", "serve", "predict", "look"]
 
@@ -39,3 +42,26 @@ def test_the_demo_leaves_a_video_and_a_second_run_uses_what_is_there(checkout, c
     assert shown_stages(capsys.readouterr().out) == STAGES
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert (checkout / "outputs" / "demo.mp4").read_bytes() == first
+
+
+def test_the_served_video_is_what_plain_diffusers_makes_of_the_converted_folder(checkout):
+    """The same prompt and seed without a line of ours but the encoder: the same bytes."""
+    assert main(["demo"]) == 0
+    folder = checkout / "checkpoints" / "nano"
+    pipe = CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(
+        "a red circle moving left",
+        width=64,
+        height=64,
+        num_frames=9,
+        num_inference_steps=10,
+        guidance_scale=6,
+        use_dynamic_cfg=True,
+        max_sequence_length=16,
+        generator=torch.Generator().manual_seed(42),
+        output_type="np",
+    ).frames[0]
+    write_mp4(np.rint(frames * 255).astype(np.uint8), checkout / "plain.mp4", fps=8)
+    served = checkout / "outputs" / "demo.mp4"
+    assert (checkout / "plain.mp4").read_bytes() == served.read_bytes()

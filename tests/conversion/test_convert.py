@@ -5,13 +5,15 @@ import shutil
 
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXPipeline, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from conversion.convert import convert
 from conversion.plan import ConversionOptions, plan_conversion
+from conversion.random_checkpoint import write_random_checkpoint
 from conversion.safetensors_writer import Cast, plan_shards, write_shard
 from weights.errors import OperationError, UserError
+from weights.variants import VARIANTS
 
 
 @pytest.fixture
@@ -34,6 +36,22 @@ def test_plain_diffusers_loads_and_runs_the_folder(nano_sat, tmp_path):
         output_type="np",
     ).frames
     assert frames.shape == (1, 9, 64, 64, 3)
+
+
+def test_an_image_to_video_folder_is_loaded_by_its_own_pipeline(tmp_path):
+    write_random_checkpoint(VARIANTS["nano-i2v"], tmp_path / "sat")
+    convert(plan_conversion(tmp_path / "sat"), tmp_path / "nano-i2v")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "nano-i2v", dtype=torch.float32)
+    assert type(pipe).__name__ == "CogVideoXImageToVideoPipeline"
+    assert type(pipe.scheduler).__name__ == VARIANTS["nano-i2v"].scheduler
+
+
+def test_a_tokenizer_for_transformers_5_alone_is_noted(nano_sat, nano_copy, tmp_path):
+    convert(plan_conversion(nano_sat), tmp_path / "nano")
+    t5 = nano_copy / "t5-v1_1-xxl"
+    shutil.copyfile(tmp_path / "nano" / "tokenizer" / "tokenizer.json", t5 / "tokenizer.json")
+    (t5 / "spiece.model").unlink()
+    assert any("spiece.model" in note for note in plan_conversion(nano_copy).notes)
 
 
 def test_the_record_names_sources_files_and_digests(nano_sat, tmp_path):
