@@ -1,5 +1,6 @@
 """The golden data of the original SAT code, and the nano checkpoint."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,10 @@ def nano_sat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nano") / "sat"
     write_random_checkpoint(VARIANTS["nano"], folder)
     return folder
+
+
+@pytest.fixture
+def nano_copy(nano_sat: Path, tmp_path: Path) -> Path:
+    """A nano checkpoint of the test's own, to be changed."""
+    shutil.copytree(nano_sat, tmp_path / "sat")
+    return tmp_path / "sat"
