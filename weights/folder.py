@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args
 
 from weights.errors import UserError
 from weights.json_file import read_object
-from weights.paths import MARKER, path_problem
+from weights.paths import is_reserved, path_problem
 from weights.safetensors_header import read_header
 from weights.variants import VARIANTS, Dtype, Variant, variant_named
 
@@ -148,7 +148,7 @@ def _raise(error: OSError) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file below `folder`, as sorted paths relative to it; an install's marker is left out.
+    """Every file below `folder`, as sorted paths relative to it; an install's own are left out.
 
     Raises:
         UserError: something in it is no regular file or directory, or has an odd name.
@@ -156,11 +156,12 @@ def list_files(folder: Path) -> list[str]:
     """
     files = []
     for directory, subfolders, names in os.walk(folder, onerror=_raise):
+        if Path(directory) == folder:
+            subfolders[:] = [name for name in subfolders if not is_reserved(name)]
+            names = [name for name in names if not is_reserved(name)]
         for name in subfolders + names:
             entry = Path(directory, name)
             path = entry.relative_to(folder).as_posix()
-            if path == MARKER:
-                continue
             problem = path_problem(path) or _kind_problem(entry.lstat().st_mode)
             if problem:
                 raise UserError(

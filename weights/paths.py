@@ -2,11 +2,20 @@
 
 import unicodedata
 
-# What makes a folder an install. It belongs to the install and not to the weights, so no tarball
-# and no lock may bring one.
+# What makes a folder an install. It and all at the top that begins alike belong to the install and
+# not to the weights, so no tarball and no lock may bring them.
 MARKER = ".install.json"
+_RESERVED = ".install."
+
+
+def is_reserved(path: str) -> bool:
+    """Whether a path in a folder belongs to the install there, and not to the weights."""
+    return path.startswith(_RESERVED)
+
 
 _MAX_COMPONENT_BYTES = 255
+# Leaves room for the folder it is in below the 4,096 bytes that Linux allows.
+_MAX_BYTES = 1024
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -30,8 +39,10 @@ def path_problem(path: str) -> str | None:
     """
     if path.startswith("/"):
         return "is absolute"
+    if len(path.encode(errors="replace")) > _MAX_BYTES:
+        return f"is longer than {_MAX_BYTES} bytes"
     if "\\" in path:
         return "has a backslash"
-    if path == MARKER:
-        return "is the name of an install's marker"
+    if is_reserved(path):
+        return "has a name that is kept for installs"
     return next(filter(None, map(_component_problem, path.split("/"))), None)

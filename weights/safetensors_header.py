@@ -4,6 +4,7 @@ The format: 8 bytes with the header's length (little endian), the header (JSON),
 The header names each tensor's dtype, shape and span; spans are relative to the end of the header.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,3 +118,17 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             "A valid header is expected, followed by exactly the tensors it lists.",
             "Get or write the file again.",
         ) from None
+
+
+def header_digest(path: Path) -> str:
+    """`sha256:<hex>` of a .safetensors file's first bytes: the header's length and the header.
+
+    Tells whether the header is the one it was, without parsing it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(_LENGTH_BYTES)
+        length = min(int.from_bytes(start, "little"), _MAX_HEADER_BYTES)
+        return f"sha256:{hashlib.sha256(start + file.read(length)).hexdigest()}"

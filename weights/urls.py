@@ -1,11 +1,14 @@
-"""Where a tarball may be: http(s)://, file://, or a path beside its lock."""
+"""Where weights at rest may be: on the web, in a bucket, in a file, or beside their lock."""
 
 import re
 import unicodedata
 from urllib.parse import urlsplit, urlunsplit
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-SCHEMES = ("http", "https", "file")
+BUCKET_SCHEMES = ("s3", "gs", "az")
+SCHEMES = ("http", "https", *BUCKET_SCHEMES, "file")
+# The same in words, for messages.
+PLACES = "http(s)://, s3://, gs://, az://, file:// or a path relative to the lock's folder"
 
 
 def is_relative(url: str) -> bool:

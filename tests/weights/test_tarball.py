@@ -1,35 +1,100 @@
 """Packing: the same folder always gives the same bytes, and nothing half-written stays."""
 
 import hashlib
+import io
 import os
+import resource
 import shutil
+import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.weights.interruptions import interrupted_after, wait_for_threads_to_end
+from tests.weights.random_folders import PIPELINE, folders, write_folder
 from weights.errors import OperationError, UserError
-from weights.lock import LockedFile
-from weights.tarball import pack
+from weights.lock import LockedFile, read_lock, write_lock
+from weights.tarball import pack, plan_tarball, tar_pieces
+
+ROOT = Path(__file__).parents[2]
 
 
 def sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def payloads(tarball: Path, files: tuple[LockedFile, ...]) -> dict[str, bytes]:
+    """What lies in the tarball where the lock says."""
+    data = tarball.read_bytes()
+    return {file.path: data[file.offset : file.offset + file.size] for file in files}
+
+
 def test_the_lock_says_what_the_tarball_is(folder, files, tmp_path):
     lock = pack(folder, tmp_path / "my model.tar")
     data = (tmp_path / "my model.tar").read_bytes()
     assert (lock.size, lock.digest) == (len(data), sha256(data))
-    assert lock.files == tuple(
-        LockedFile(path, len(files[path]), sha256(files[path])) for path in sorted(files)
-    )
+    assert [(file.path, file.size, file.digest) for file in lock.files] == [
+        (path, len(files[path]), sha256(files[path])) for path in sorted(files)
+    ]
+    assert payloads(tmp_path / "my model.tar", lock.files) == files
     assert (lock.name, lock.variant, lock.dtype) == ("nano", "nano", "float32")
     assert lock.url == "my model.tar"
+
+
+def reference_tar(files: dict[str, bytes]) -> bytes:
+    """The tarball of `files` as Python's tarfile writes it."""
+    buffer = io.BytesIO()
+    parents = {str(parent) for path in files for parent in list(Path(path).parents)[:-1]}
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(parents | files.keys()):
+            member = tarfile.TarInfo(path)
+            member.mode = 0o755 if path in parents else 0o644
+            member.type = tarfile.DIRTYPE if path in parents else tarfile.REGTYPE
+            member.size = len(files.get(path, b""))
+            tar.addfile(member, io.BytesIO(files.get(path, b"")))
+    return buffer.getvalue()
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=folders())
+def test_of_any_folder_the_lock_is_right_and_the_bytes_are_tarfiles(files):
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        lock = pack(write_folder(base / "in", files), base / "x.tar")
+        data = (base / "x.tar").read_bytes()
+        assert data == reference_tar(files)
+        assert (lock.size, lock.digest) == (len(data), sha256(data))
+        assert payloads(base / "x.tar", lock.files) == files
+        assert {file.path: file.digest for file in lock.files} == {
+            path: sha256(content) for path, content in files.items()
+        }
+        write_lock(lock, base / "x.lock.json")
+        assert read_lock(base / "x.lock.json") == lock
+
+
+@settings(max_examples=20, deadline=None)
+@given(files=folders())
+def test_gnu_tar_lists_and_extracts_any_folder(files):
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        pack(write_folder(base / "in", files), base / "x.tar")
+        (base / "out").mkdir()
+        tar = ["tar", "--quoting-style=literal", "-f", str(base / "x.tar")]
+        listed = subprocess.run([*tar, "-t"], capture_output=True, check=True).stdout.decode()
+        held = {line for line in listed.splitlines() if not line.endswith("/")}
+        assert held == set(files)
+        done = subprocess.run([*tar, "-xC", str(base / "out")], capture_output=True, check=True)
+        assert done.stderr == b""
+        assert {path: (base / "out" / path).read_bytes() for path in files} == files
 
 
 def test_the_tarball_is_as_the_design_says(folder, packed, files, tmp_path):
@@ -48,63 +113,90 @@ def test_the_tarball_is_as_the_design_says(folder, packed, files, tmp_path):
         assert not member.pax_headers
 
 
-def test_gnu_tar_reads_it(folder, packed, files, tmp_path):
-    (tmp_path / "out").mkdir()
-    command = ["tar", "-xf", str(tmp_path / "weights.tar"), "-C", str(tmp_path / "out")]
-    subprocess.run(command, check=True)
-    assert {path: (tmp_path / "out" / path).read_bytes() for path in files} == files
+def test_the_pieces_are_the_tarball_and_are_small(folder, files, packed, tmp_path):
+    (folder / "large.bin").write_bytes(bytes(3 << 20))
+    files["large.bin"] = bytes(3 << 20)
+    plan = plan_tarball({path: len(content) for path, content in files.items()})
+    pieces = list(tar_pieces(folder, plan))
+    assert b"".join(data for _, data in pieces) == reference_tar(files)
+    assert max(len(data) for _, data in pieces) <= 1 << 20
+    for path, content in files.items():
+        assert b"".join(data for of, data in pieces if of == path) == content
 
 
-def _copy_differently(folder: Path, copy: Path, order: list[str], mode: int, time: int) -> None:
-    """The same files, made in another order and with other modes and times."""
-    for path in order:
-        (copy / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / path, copy / path)
-        (copy / path).chmod(mode | 0o400)
-        os.utime(copy / path, (time, time))
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_only_the_content_counts(data):
+    """The same files made in another order, under another umask, touched and chmodded."""
+    files = data.draw(folders())
+    order = data.draw(st.permutations(sorted(files)))
+    mode, when = data.draw(st.integers(0, 0o777)), data.draw(st.integers(0, 2**33))
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        extra = data.draw(
-            st.dictionaries(
-                st.from_regex(r"[a-zé]{1,3}(/[A-Z0-9 -~é]{1,120})?", fullmatch=True).filter(
-                    lambda path: "\\" not in path and path.count("/") < 2 and path[-1:] != " "
-                ),
-                st.binary(max_size=2000),
-                max_size=4,
-            )
-        )
-        contents = {"model_index.json": b'{"_class_name": "P", "s": ["d", "XScheduler"]}'}
-        contents |= {"s/scheduler_config.json": b"{}"}
-        for path, content in (contents | extra).items():
-            target = base / "one" / path
-            if not any(part.startswith(" ") for part in target.parts):
-                try:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(content)
-                except OSError:  # a file where another path wants a folder
-                    continue
+        first = pack(write_folder(base / "one", files), base / "one.tar")
         (base / "one" / "empty folder").mkdir()
-        held = [p for p in (base / "one").rglob("*") if p.is_file()]
-        paths = [path.relative_to(base / "one").as_posix() for path in held]
-        order = data.draw(st.permutations(paths))
-        mode = data.draw(st.integers(0, 0o777))
-        time = data.draw(st.integers(0, 2**33))
-        umask = os.umask(data.draw(st.sampled_from([0, 0o022, 0o077])))
-        try:
-            _copy_differently(base / "one", base / "two", order, mode, time)
-            first = pack(base / "one", base / "one.tar")
+        with umask(data.draw(st.sampled_from([0, 0o022, 0o077]))):
+            write_folder(base / "two", files, order)
+            for path in order:
+                (base / "two" / path).chmod(mode | 0o400)
+                os.utime(base / "two" / path, (when, when))
             second = pack(base / "two", base / "two.tar")
-        finally:
-            os.umask(umask)
-        assert first.digest == second.digest
-        assert first.set_digest == second.set_digest
+        again = pack(base / "one", base / "again.tar")
+        assert first.digest == second.digest == again.digest
+        assert first.set_digest == second.set_digest == again.set_digest
+        assert first.files == second.files == again.files
         assert (base / "one.tar").read_bytes() == (base / "two.tar").read_bytes()
-        assert {file.path for file in first.files} == set(paths)
+
+
+def pack_in_another_locale(folder: Path, tarball: Path, locale: dict[str, str]):
+    code = "import sys; from pathlib import Path; from weights.tarball import pack\n"
+    code += "pack(Path(sys.argv[1]), Path(sys.argv[2]))"
+    # Only what Python needs: LANG, LC_ALL and PYTHONUTF8 of this process must not help it.
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **locale}
+    command = [sys.executable, "-c", code, str(folder), str(tarball)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, errors="replace"
+    )
+
+
+@pytest.fixture
+def international(tmp_path: Path) -> Path:
+    names = ["Ä", "zebra", "É", "a-b", "a/b", "B", "İ", "i", "漢"]
+    return write_folder(tmp_path / "in", PIPELINE | {name: name.encode() for name in names})
+
+
+def test_the_locale_does_not_count(international, tmp_path):
+    expected = pack(international, tmp_path / "x.tar")
+    for number, locale in enumerate(({"LC_ALL": "C"}, {"LC_ALL": "POSIX", "LANG": "tr_TR.UTF-8"})):
+        done = pack_in_another_locale(international, tmp_path / f"{number}.tar", locale)
+        assert done.returncode == 0, done.stderr
+        assert sha256((tmp_path / f"{number}.tar").read_bytes()) == expected.digest
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/i18n/charmaps").is_dir() or not shutil.which("localedef"),
+    reason="the system has no sources of locales",
+)
+def test_where_names_are_not_utf_8_they_are_refused(tmp_path):
+    """Else the tarball would hold names that nobody gave."""
+    folder = write_folder(tmp_path / "in", PIPELINE | {"é": b""})
+    command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "en_US.ISO-8859-1"]
+    subprocess.run(command, check=True, capture_output=True)
+    locale = {"LC_ALL": "en_US.ISO-8859-1", "LOCPATH": str(tmp_path)}
+    done = pack_in_another_locale(folder, tmp_path / "x.tar", locale)
+    assert "PYTHONUTF8=1" in done.stderr
+    assert not (tmp_path / "x.tar").exists()
+    done = pack_in_another_locale(folder, tmp_path / "x.tar", locale | {"PYTHONUTF8": "1"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_byte_gives_another_tarball(folder, packed, tmp_path):
@@ -126,6 +218,24 @@ def test_a_large_tensor_file_is_refused_before_anything_is_written(folder, tmp_p
     with pytest.raises(UserError, match="shards"):
         pack(folder, tmp_path / "x.tar")
     assert not (tmp_path / "x.tar").exists()
+
+
+def test_the_largest_member_still_has_a_plain_header():
+    plan = plan_tarball({"a": (8 << 30) - 1, "b": 0})
+    assert [(member.offset, len(member.header)) for member in plan.members] == [
+        (512, 512),
+        (512 + (8 << 30) + 512, 512),
+    ]
+
+
+def test_space_for_the_whole_tarball_is_asked_for_before_anything_is_written(folder, tmp_path):
+    """With files that are holes: they take no space and pretend to fill the disk."""
+    for number in range(shutil.disk_usage(tmp_path).free // (7 << 30) + 1):
+        with (folder / f"{number}.bin").open("wb") as file:
+            file.truncate(7 << 30)
+    with pytest.raises(OperationError, match=r"has .* (G|T)B free.*needs .* (G|T)B"):
+        pack(folder, tmp_path / "x.tar", progress=pytest.fail)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"weights"}
 
 
 @pytest.mark.parametrize("name", ["x.tgz", "x", " .tar", "a\nb.tar", "gone/x.tar", "weights/x.tar"])
@@ -153,10 +263,28 @@ def test_refuses_what_is_no_weights_folder(tmp_path):
         pack(tmp_path / "photos", tmp_path / "x.tar")
 
 
-def test_refuses_a_symlink(folder, tmp_path):
-    (folder / "vae" / "more").symlink_to("/etc/hostname")
-    with pytest.raises(UserError, match="symbolic link"):
+def _make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.symlink_to("/etc/hostname"), "symbolic link"),
+        (lambda path: path.symlink_to("/etc"), "symbolic link"),
+        (os.mkfifo, "device"),
+        (_make_socket, "device"),
+        (lambda path: (path.parent / "a\nb").write_text(""), "control character"),
+        (lambda path: (path.parent / "a\\b").write_text(""), "backslash"),
+        (lambda path: Path(os.fsdecode(bytes(path.parent) + b"/\xff")).write_text(""), "UTF-8"),
+    ],
+)
+def test_refuses_what_is_odd_and_says_why(folder, tmp_path, make, reason):
+    make(folder / "vae" / "odd")
+    with pytest.raises(UserError, match=reason):
         pack(folder, tmp_path / "x.tar")
+    assert not (tmp_path / "x.tar").exists()
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
@@ -171,16 +299,88 @@ def test_an_interruption_leaves_the_old_tarball(folder, tmp_path, interruption):
         pack(folder, tmp_path / "x.tar", progress=interrupt)
     assert (tmp_path / "x.tar").read_text() == "old"
     assert {entry.name for entry in tmp_path.iterdir()} == {"weights", "x.tar"}
+    wait_for_threads_to_end()
 
 
-@pytest.mark.parametrize("change", [b"", b"longer than it was before, by far" * 100])
-def test_a_file_that_changes_meanwhile_is_an_error(folder, tmp_path, change):
-    def change_the_last(_: int) -> None:
-        (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(change)
+# Interrupted between opening a file and the `with` that closes it, Python closes it and complains.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_ctrl_c_at_any_moment_leaves_nothing(folder, tmp_path):
+    (folder / "large.bin").write_bytes(bytes(20 << 20))
+    start = time.perf_counter()
+    expected = pack(folder, tmp_path / "x.tar").digest
+    duration = time.perf_counter() - start
+    (tmp_path / "x.tar").unlink()
+    interrupted = 0
+    for moment in range(1, 41):
+        try:
+            with interrupted_after(duration * moment / 40):
+                pack(folder, tmp_path / "x.tar")
+        except KeyboardInterrupt:
+            interrupted += 1
+        left = {entry.name for entry in tmp_path.iterdir()} - {"weights"}
+        wait_for_threads_to_end()
+        if left:  # the interruption came after the last step, or not at all
+            assert left == {"x.tar"}
+            assert sha256((tmp_path / "x.tar").read_bytes()) == expected
+            (tmp_path / "x.tar").unlink()
+    assert interrupted >= 10
 
-    with pytest.raises(OperationError, match="Packing"):
-        pack(folder, tmp_path / "x.tar", progress=change_the_last)
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def _flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(bytes(byte ^ 1 for byte in data))
+
+
+def _replace(path: Path) -> None:
+    path.with_name("new").write_bytes(bytes(path.stat().st_size))
+    path.with_name("new").replace(path)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("change", [_append, _flip, _replace, _empty, Path.unlink])
+@pytest.mark.parametrize("file", ["conversion.json", "vae/diffusion_pytorch_model.safetensors"])
+def test_a_file_that_changes_meanwhile_is_an_error(folder, tmp_path, change, file):
+    """The first file of the tarball and the last one, changed when the first is packed."""
+    changes = iter([change])
+
+    def change_once(_: int) -> None:
+        for once in changes:
+            once(folder / file)
+
+    with pytest.raises(OperationError, match=r"Packing|changed while it was packed"):
+        pack(folder, tmp_path / "x.tar", progress=change_once)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"weights"}
+
+
+def test_a_file_that_appears_meanwhile_is_an_error(folder, tmp_path):
+    with pytest.raises(OperationError, match=r"new\.json changed while it was packed"):
+        pack(
+            folder,
+            tmp_path / "x.tar",
+            progress=lambda _: (folder / "vae" / "new.json").write_text(""),
+        )
     assert not (tmp_path / "x.tar").exists()
+
+
+def test_a_full_disk_is_an_error(folder, tmp_path):
+    (tmp_path / "x.tar").write_text("old")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limit[1]))
+    try:
+        with pytest.raises(OperationError, match="Packing"):
+            pack(folder, tmp_path / "x.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (tmp_path / "x.tar").read_text() == "old"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"weights", "x.tar"}
 
 
 def test_progress_adds_up(folder, files, tmp_path):
