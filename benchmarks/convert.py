@@ -13,14 +13,12 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from measured_process import Measured, measure
 
 from conversion import transformer_rules, vae_rules
 from conversion.component_configs import transformer_config, vae_config
@@ -28,19 +26,8 @@ from conversion.pt_writer import write_pt
 from conversion.rules import Piece, PlannedTensor, Shape, source_shapes
 from weights.variants import VARIANTS, Variant
 
-_SAMPLE_SECONDS = 0.01
 # Building 5B in float32 and its state dict beside it is more than these machines have.
 _BASELINE_MEMORY_FACTOR = 3
-
-
-@dataclass
-class Measured:
-    """Runs of one command: seconds until it ends, seconds until all is on disk (`sync`), and peak
-    anonymous memory in bytes."""
-
-    seconds: list[float] = field(default_factory=list)
-    synced: list[float] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
 
 
 class _RandomSource:
@@ -129,33 +116,6 @@ def unhashed(source: Path, target: Path) -> None:
     convert.convert(plan_conversion(source), target)
 
 
-def _anonymous_bytes(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return 0
-
-
-def _measure(command: list[str], into: Measured) -> None:
-    os.sync()
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, _anonymous_bytes(process.pid))
-        time.sleep(_SAMPLE_SECONDS)
-    if process.returncode:
-        assert process.stderr is not None
-        raise SystemExit(f"{command} failed:\n{process.stderr.read().decode()}")
-    into.seconds.append(time.perf_counter() - started)
-    os.sync()
-    into.synced.append(time.perf_counter() - started)
-    into.memory.append(peak)
-
-
 def _commands(name: str, source: Path, target: Path) -> dict[str, list[str]]:
     convert = [sys.executable, "-m", "cli.main", "convert", str(source), str(target)]
     # A dtype of the same width, so that as many bytes are written.
@@ -182,7 +142,7 @@ def _run_rounds(name: str, source: Path, work: Path, rounds: int) -> dict[str, M
     for number in range(rounds):
         for label, command in _commands(name, source, work / "out").items():
             print(f"{name}: round {number + 1}, {label}", file=sys.stderr)
-            _measure(command, measured.setdefault(label, Measured()))
+            measure(command, measured.setdefault(label, Measured()))
             shutil.rmtree(work / "out")
     return measured
 

@@ -17,7 +17,11 @@ VERBS = {
     "verify": "compare a converted folder with its source, value by value",
     "nano": "write, convert and pack the nano model",
     "pack": "write a weights folder as a reproducible tarball and its lock",
+    "push": "upload a packed tarball and write its url into the lock",
+    "sign": "sign packed weights with a private key",
     "fetch": "install the weights a lock names, verified and all at once",
+    "verify-install": "check an installed weights folder, quickly or every byte",
+    "cache": "list, remove and prune installed weights",
     "serve": "run a predictor on the real Cog server, without Docker",
     "predict": "run one prediction through the real Cog server",
     "schema": "print the OpenAPI schema of a predictor",
@@ -26,7 +30,7 @@ VERBS = {
 
 
 def _usage() -> str:
-    verbs = "\n".join(f"  {verb:12} {line}" for verb, line in VERBS.items())
+    verbs = "\n".join(f"  {verb:14} {line}" for verb, line in VERBS.items())
     return (
         "usage: cogvideox VERB [--debug] ...\n\n"
         "From a CogVideoX training checkpoint to a video API.\n\n"

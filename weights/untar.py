@@ -1,4 +1,4 @@
-"""Unpacks a tarball while it streams past, and lets nothing through that its lock doesn't name.
+"""Unpacks a tarball of which nobody knows the digests, while it streams past.
 
 `tarfile` parses the headers and nothing else. Left to itself it accepts duplicates, links, junk
 after the end and an archive cut between two members; every such tarball is refused here.
@@ -6,14 +6,13 @@ after the end and an archive cut between two members; every such tarball is refu
 
 import hashlib
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from weights.download import Source
 from weights.errors import OperationError
-from weights.lock import Lock, LockedFile
+from weights.lock import LockedFile
 from weights.paths import path_problem
 
 CHUNK_BYTES = 1 << 20
@@ -31,7 +30,7 @@ class Contents:
 
 
 class _MismatchError(Exception):
-    """The tarball is not as its lock, or the tar format, says."""
+    """The tarball is not a tar, or holds what a weights folder has not."""
 
     def __init__(self, found: str, expected: str) -> None:
         self.found, self.expected = found, expected
@@ -41,33 +40,41 @@ class _MismatchError(Exception):
 class _Stream:
     """The tarball as a file that only moves forward; counts and hashes every byte."""
 
-    def __init__(self, source: Source, lock: Lock, progress: Progress | None) -> None:
-        self._source = source
-        self._limit = lock.size if lock.pinned else None
+    def __init__(self, chunks: Iterator[bytes], progress: Progress) -> None:
+        self._chunks = chunks
         self._progress = progress
+        self._rest = memoryview(b"")
         self.sha256 = hashlib.sha256()
         self.size = 0
         self.last_header = b""
 
-    def take(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes | memoryview:
         """The next `count` bytes, fewer only at the end."""
-        data = self._source.read(count)
-        while len(data) < count and (more := self._source.read(count - len(data))):
-            data += more
+        if len(self._rest) >= count:
+            data: bytes | memoryview = self._rest[:count]
+            self._rest = self._rest[count:]
+        else:
+            data = self._joined(count)
         self.sha256.update(data)
         self.size += len(data)
-        if self._limit is not None and self.size > self._limit:
-            raise _MismatchError("goes on after its end", f"It has {self._limit} bytes by the lock")
-        if self._progress:
-            self._progress(len(data))
+        self._progress(len(data))
         return data
+
+    def _joined(self, count: int) -> bytes:
+        parts, have = [self._rest], len(self._rest)
+        while have < count and (more := next(self._chunks, b"")):
+            parts.append(memoryview(more))
+            have += len(more)
+        data = b"".join(parts)
+        self._rest = memoryview(data)[count:]
+        return data[:count]
 
     # The three methods that tarfile calls, for headers and for the padding between members.
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= CHUNK_BYTES:
             raise tarfile.ReadError(f"a header of {count} bytes")
-        self.last_header = self.take(count)
+        self.last_header = bytes(self.take(count))
         return self.last_header
 
     def seek(self, position: int) -> None:
@@ -90,6 +97,22 @@ def _members(stream: _Stream) -> Iterator[tarfile.TarInfo]:
         ) from None
 
 
+def _shown(path: str) -> str:
+    text = repr(path)
+    return text if len(text) <= 120 else f"{text[:119]}…"
+
+
+def _check_new(path: str, files: Iterable[str]) -> None:
+    """No file twice, and none in the place of a folder."""
+    for file in files:
+        if path == file:
+            raise _MismatchError(f"holds {path!r} twice", "Each file is expected once")
+        if path.startswith(f"{file}/") or file.startswith(f"{path}/"):
+            raise _MismatchError(
+                f"holds {min(path, file)!r} as a file and as a folder", "One of them is expected"
+            )
+
+
 def _check_member(member: tarfile.TarInfo, path: str) -> None:
     problem = path_problem(path)
     if problem is None and not (member.isfile() or member.isdir()):
@@ -98,27 +121,14 @@ def _check_member(member: tarfile.TarInfo, path: str) -> None:
         problem = "is stored in an odd way"
     if problem:
         raise _MismatchError(
-            f"holds {path!r}, which {problem}",
+            f"holds {_shown(path)}, which {problem}",
             "Regular files and directories with plain names are expected",
-        )
-
-
-def _check_known(path: str, size: int, seen: dict[str, LockedFile], lock: Lock) -> None:
-    if path in seen:
-        raise _MismatchError(f"holds {path!r} twice", "Each file is expected once")
-    if not lock.pinned:
-        return
-    known = next((file for file in lock.files if file.path == path), None)
-    if known is None:
-        raise _MismatchError(f"holds {path!r}", "The lock names no such file")
-    if known.size != size:
-        raise _MismatchError(
-            f"holds {path!r} with {size} bytes", f"It has {known.size} bytes by the lock"
         )
 
 
 def _write(stream: _Stream, size: int, path: str, folder: Path) -> LockedFile:
     sha256 = hashlib.sha256()
+    offset = stream.size
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     left = size
@@ -130,7 +140,7 @@ def _write(stream: _Stream, size: int, path: str, folder: Path) -> LockedFile:
             sha256.update(data)
             file.write(data)
             left -= len(data)
-    return LockedFile(path, size, f"sha256:{sha256.hexdigest()}")
+    return LockedFile(path, size, f"sha256:{sha256.hexdigest()}", offset)
 
 
 def _read_end(stream: _Stream) -> None:
@@ -140,28 +150,11 @@ def _read_end(stream: _Stream) -> None:
     if stream.last_header != block or stream.take(tarfile.BLOCKSIZE) != block:
         raise _MismatchError("ends without an end mark", expected)
     while data := stream.take(CHUNK_BYTES):
-        if data.strip(b"\0"):
+        if bytes(data).strip(b"\0"):
             raise _MismatchError("goes on after its end", expected)
 
 
-def _compare(contents: Contents, lock: Lock) -> None:
-    digests = {file.path: file.digest for file in contents.files}
-    for file in lock.files:
-        if file.path not in digests:
-            raise _MismatchError(f"does not hold {file.path!r}", "The lock names it")
-        if digests[file.path] != file.digest:
-            raise _MismatchError(
-                f"holds {file.path!r} with the digest {digests[file.path]}",
-                f"The lock says {file.digest}",
-            )
-    if (contents.size, contents.digest) != (lock.size, lock.digest):
-        raise _MismatchError(
-            f"has {contents.size} bytes with the digest {contents.digest}",
-            f"The lock says {lock.size} bytes with the digest {lock.digest}",
-        )
-
-
-def _unpack(stream: _Stream, folder: Path, lock: Lock) -> Contents:
+def _unpack(stream: _Stream, folder: Path) -> Contents:
     files: dict[str, LockedFile] = {}
     for member in _members(stream):
         path = member.name.removeprefix("./")
@@ -169,34 +162,28 @@ def _unpack(stream: _Stream, folder: Path, lock: Lock) -> Contents:
             continue
         _check_member(member, path)
         if member.isfile():
-            _check_known(path, member.size, files, lock)
+            _check_new(path, files)
             files[path] = _write(stream, member.size, path, folder)
     _read_end(stream)
     digest = f"sha256:{stream.sha256.hexdigest()}"
     return Contents(stream.size, digest, tuple(files[path] for path in sorted(files)))
 
 
-def unpack(
-    source: Source, folder: Path, lock: Lock, *, progress: Progress | None = None
-) -> Contents:
-    """Unpack the tarball from `source` into the new directory `folder`; return what it held.
+def unpack(chunks: Iterator[bytes], url: str, folder: Path, progress: Progress) -> Contents:
+    """Unpack the tarball that `chunks` are into the directory `folder`; return what it held.
 
-    Of a pinned lock every size and digest is checked, and that there is exactly what it names. Of
-    an unpinned one nothing is known; the rules of names and kinds hold all the same. `progress` is
-    called with numbers of the tarball's bytes. After an error, `folder` holds a part of the files.
+    `url` is for messages. `progress` is called with numbers of the tarball's bytes. After an error,
+    `folder` holds a part of the files.
 
     Raises:
-        OperationError: the tarball is not what the lock says, or the download broke.
+        OperationError: it is no whole tar of regular files and directories with plain names.
         OSError: a file can't be written.
     """
     try:
-        contents = _unpack(_Stream(source, lock, progress), folder, lock)
-        if lock.pinned:
-            _compare(contents, lock)
-        return contents
+        return _unpack(_Stream(chunks, progress), folder)
     except _MismatchError as error:
         raise OperationError(
-            f"The tarball at {source.url} {error.found}.",
+            f"The tarball at {url} {error.found}.",
             f"{error.expected}.",
-            "Nothing was installed. Fetch again, or get the lock that belongs to this tarball.",
+            "Nothing was installed. Fetch again, or ask whoever made the tarball.",
         ) from None

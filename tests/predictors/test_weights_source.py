@@ -7,9 +7,19 @@ import pytest
 
 from predictors import weights_source
 from predictors.weights_source import resolve_weights
+from tests.weights.cached import ended, start
+from weights.cache import Cache, read_cache
+from weights.cache_room import prune
 from weights.errors import UserError
 from weights.lock import write_lock
 from weights.tarball import pack
+
+RESOLVE = """
+import sys
+from predictors.weights_source import resolve_weights
+print("ready", resolve_weights(sys.argv[1], "t2v").folder, flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -63,6 +73,40 @@ def test_a_lock_is_installed_once_into_the_cache(folder, locks, tmp_path):
     assert (first.folder / "model_index.json").is_file()
     (tmp_path / "nano.tar").unlink()
     assert resolve_weights(str(lock), "t2v") == first
+
+
+def test_what_is_resolved_is_held_until_the_process_is_gone(folder, locks, tmp_path):
+    lock = packed(folder, tmp_path)
+    cache = Cache(tmp_path / "cache")
+    with ended(start(RESOLVE, lock)) as process:
+        while (line := process.stdout.readline()) and not line.startswith("ready"):
+            pass
+        (entry,) = read_cache(cache)
+        assert (line.split()[1:], entry.held) == ([str(cache.root / entry.name)], True)
+        assert prune(Cache(cache.root, 0))[0] == []
+        process.kill()
+        process.wait()
+        assert [e.name for e in prune(Cache(cache.root, 0))[0]] == [entry.name]
+
+
+def test_an_install_that_does_not_serve_is_not_held(folder, locks, tmp_path):
+    (folder / "conversion.json").write_text('{"variant": "nano-i2v", "dtype": "float32"}')
+    with pytest.raises(UserError, match="a model for i2v"):
+        resolve_weights(str(packed(folder, tmp_path)), "t2v")
+    (entry,) = read_cache(Cache(tmp_path / "cache"))
+    assert not entry.held
+
+
+def test_a_folder_is_neither_held_nor_cached(folder, locks, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    resolve_weights(str(folder), "t2v")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_limit_of_the_cache_is_obeyed(folder, locks, tmp_path, monkeypatch):
+    monkeypatch.setenv("COGVIDEOX_CACHE_LIMIT", "1MB")
+    with pytest.raises(UserError, match=r"too much for the cache .* limit is 1\.0 MB"):
+        resolve_weights(str(packed(folder, tmp_path)), "t2v")
 
 
 def test_a_name_finds_our_lock_before_the_bundled_one(folder, locks, tmp_path):

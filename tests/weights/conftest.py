@@ -1,15 +1,21 @@
 """A weights folder of a few hundred bytes, and a web server on this machine."""
 
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
 from weights.lock import Lock
 from weights.tarball import pack
+
+if TYPE_CHECKING:
+    from tests.weights.surroundings import Surroundings
 
 
 def safetensors_bytes(header: dict, data: bytes) -> bytes:
@@ -82,6 +88,21 @@ def folder(tmp_path: Path, files: dict[str, bytes]) -> Path:
 def packed(folder: Path, tmp_path: Path) -> Lock:
     """The lock of weights.tar in tmp_path."""
     return pack(folder, tmp_path / "weights.tar")
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """As `tmp_path`, in memory where Linux has a folder there: every install waits for its disk."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def around(quick_path: Path) -> "Surroundings":
+    from tests.weights.surroundings import Surroundings
+
+    return Surroundings(quick_path / "place")
 
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
