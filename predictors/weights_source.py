@@ -1,19 +1,22 @@
 """What COGVIDEOX_WEIGHTS names, as a folder on this disk that is ready to load."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from weights.cache import cache_from_environment
+from weights.cache_holds import Use
+from weights.cache_use import use_install
 from weights.errors import UserError
 from weights.folder import check_weights_folder, variant_of
-from weights.install import install
 from weights.lock import read_lock
 from weights.variants import VARIANTS, Dtype, Task, Variant, variant_named
 
 ROOT = Path(__file__).resolve().parents[1]
 # Locks of weights packed on this machine come before the published ones.
 LOCK_DIRECTORIES = (ROOT / "checkpoints", ROOT / "weights" / "locks")
+# The cache, where COGVIDEOX_CACHE names no other.
+INSTALLED = ROOT / "checkpoints" / "installed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,9 @@ class ReadyWeights:
 def resolve_weights(source: str, task: Task) -> ReadyWeights:
     """Find the weights that `source` names and install them if it names a lock.
 
+    An install in the cache stays there for as long as this process lives: it is held against
+    eviction. A folder that `source` names is the user's, and nothing holds it.
+
     Args:
         source: a variant's name, a `*.lock.json`, or a weights folder; names come first.
         task: what the weights must be for.
@@ -39,18 +45,29 @@ def resolve_weights(source: str, task: Task) -> ReadyWeights:
     path = Path(source)
     if source in VARIANTS:
         _require_task(variant_named(source), task, source)
-        folder = _installed(_lock_of(source))
-    elif source.endswith(".lock.json") and path.is_file():
-        folder = _installed(path)
-    elif path.is_dir():
-        folder = path
-    else:
-        raise UserError(
-            f"COGVIDEOX_WEIGHTS is {source!r}, and there is nothing of that name.",
-            "It must be a weights folder, a *.lock.json or a variant's name "
-            f"({', '.join(VARIANTS)}).",
-            "Correct the path, or use `nano` for the small model that comes with the project.",
-        )
+        return _ready_install(_lock_of(source), source, task)
+    if source.endswith(".lock.json") and path.is_file():
+        return _ready_install(path, source, task)
+    if path.is_dir():
+        return _ready(path, source, task)
+    raise UserError(
+        f"COGVIDEOX_WEIGHTS is {source!r}, and there is nothing of that name.",
+        f"It must be a weights folder, a *.lock.json or a variant's name ({', '.join(VARIANTS)}).",
+        "Correct the path, or use `nano` for the small model that comes with the project.",
+    )
+
+
+def _ready_install(lock_path: Path, source: str, task: Task) -> ReadyWeights:
+    use = _used(lock_path)
+    try:
+        return _ready(use.path, source, task)
+    except BaseException:
+        # Only what serves is held: otherwise it lasts until this process ends.
+        use.release()
+        raise
+
+
+def _ready(folder: Path, source: str, task: Task) -> ReadyWeights:
     checked = check_weights_folder(folder)
     _require_text_encoder(folder)
     variant = variant_of(checked)
@@ -75,14 +92,10 @@ def _lock_of(name: str) -> Path:
     )
 
 
-def _installed(lock_path: Path) -> Path:
+def _used(lock_path: Path) -> Use:
     lock = read_lock(lock_path)
-    cache = os.environ.get("COGVIDEOX_CACHE")
-    directory = Path(cache) if cache else ROOT / "checkpoints" / "installed"
-    # The digest keeps two locks of one name apart; an unpinned lock has none.
-    version = lock.digest.removeprefix("sha256:")[:12] if lock.digest else "unpinned"
-    destination = directory / f"{lock.name}-{version}"
-    return install(lock, destination, progress=_line_per_gigabyte(lock.name))
+    cache = cache_from_environment(INSTALLED)
+    return use_install(cache, lock, progress=_line_per_gigabyte(lock.name))
 
 
 def _line_per_gigabyte(name: str) -> Callable[[int], None]:
