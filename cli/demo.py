@@ -1,20 +1,19 @@
-"""The whole way on this machine: SAT checkpoint, diffusers folder, tarball, install, video.
+"""The whole way on this machine: SAT checkpoint, diffusers folder, tarball, bucket, install, video.
 
 Everything is written below checkpoints/ and outputs/ of the checkout. What an earlier run left is
 used again, so that a second run takes seconds.
 """
 
 import argparse
-import dataclasses
+import logging
+import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+
+from weights.errors import UserError
 
 EXAMPLES = """examples:
   cogvideox demo
@@ -47,21 +46,38 @@ def _stage(name: str) -> Iterator[dict[str, str]]:
     print(f"{seconds:5.1f} s  {name:8}  {result['is']}", flush=True)
 
 
-class _QuietFiles(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not worth a line each."""
-
-
 @contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """The address under which this process serves the files of `folder`, on loopback."""
-    handler = partial(_QuietFiles, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+def _bucket() -> Iterator[str]:
+    """The URL of a bucket on an S3 server in this process; the environment leads there."""
+    import requests
+
+    try:
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        raise UserError(
+            "The demo's bucket needs moto, which is not installed.",
+            "The packages of requirements-dev.txt are expected.",
+            "Run `make setup` in a checkout.",
+        ) from None
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # requests are not worth a line each
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    before = dict(os.environ)
+    try:
+        endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+        os.environ.update(
+            AWS_ENDPOINT_URL=endpoint,
+            AWS_ALLOW_HTTP="true",
+            AWS_REGION="us-east-1",
+            AWS_ACCESS_KEY_ID="demo",
+            AWS_SECRET_ACCESS_KEY="demo",  # noqa: S106
+        )
+        requests.put(f"{endpoint}/demo", timeout=10).raise_for_status()
+        yield "s3://demo"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        server.stop()
 
 
 def _relative(path: Path) -> str:
@@ -75,7 +91,8 @@ def _prepare_weights(checkpoints: Path) -> Path:
     from cli.nano import convert_nano, prepare_nano, write_nano_checkpoint
     from conversion.inspection import inspect
     from weights.install import install
-    from weights.lock import read_lock
+    from weights.lock import read_lock, write_lock
+    from weights.push import push
 
     with _stage("write") as result:
         source = write_nano_checkpoint(checkpoints)
@@ -94,10 +111,15 @@ def _prepare_weights(checkpoints: Path) -> Path:
         lock_file = prepare_nano(checkpoints)
         lock = read_lock(lock_file)
         result["is"] = f"a tarball of {lock.size} bytes and its lock: {_relative(lock_file)}"
-    with _stage("install") as result, _served(checkpoints) as url:
-        folder = checkpoints / "installed" / "demo"
-        install(dataclasses.replace(lock, url=f"{url}/nano.tar"), folder)
-        result["is"] = f"{len(lock.files)} files verified against the lock: {_relative(folder)}"
+    with _bucket() as bucket:
+        with _stage("push") as result:
+            lock, _ = push(lock, checkpoints / "nano.tar", f"{bucket}/nano.tar")
+            pushed = checkpoints / "demo.lock.json"
+            write_lock(lock, pushed)
+            result["is"] = f"uploaded to {lock.url} and read back: {_relative(pushed)}"
+        with _stage("fetch") as result:
+            folder = install(read_lock(pushed), checkpoints / "installed" / "demo")
+            result["is"] = f"{len(lock.files)} files verified against the lock: {_relative(folder)}"
     return folder
 
 

@@ -1,8 +1,8 @@
 """Install the weights a lock names: downloaded, verified, and at DIR all at once or not at all.
 
 What is at DIR already is kept if it is the same install; a damaged or another one is moved aside.
-A fetch that was interrupted goes on where it stopped. Private buckets (s3://, gs://, az://) are read
-with the credentials of the environment.
+A fetch that was interrupted goes on where it stopped. Private buckets (s3://, gs://, az://) are
+read with the credentials of the environment.
 """
 
 import argparse

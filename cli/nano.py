@@ -49,12 +49,24 @@ def prepare_nano(checkpoints: Path | None = None) -> Path:
     """
     root = checkpoints or CHECKPOINTS
     tarball, lock = root / "nano.tar", root / "nano.lock.json"
-    if not (tarball.is_file() and lock.is_file()):
+    if not (tarball.is_file() and _is_lock(lock)):
         from weights.lock import write_lock
         from weights.tarball import pack
 
         write_lock(pack(convert_nano(root), tarball, name="nano"), lock)
     return lock
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether there is a lock that this version reads; an earlier one may have left another."""
+    from weights.errors import UserError
+    from weights.lock import read_lock
+
+    try:
+        read_lock(path)
+    except UserError:
+        return False
+    return True
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,8 +10,10 @@ from PIL import Image
 
 from cli.main import main
 from predictors.video import read_video, write_mp4
+from weights.install_check import check_install
+from weights.lock import read_lock
 
-STAGES = ["write", "inspect", "convert", "pack", "install", "serve", "predict", "look"]
+STAGES = ["write", "inspect", "convert", "pack", "push", "fetch", "serve", "predict", "look"]
 
 
 @pytest.fixture
@@ -35,6 +37,11 @@ def test_the_demo_leaves_a_video_and_a_second_run_uses_what_is_there(checkout, c
     assert fps == 8
     with Image.open(checkout / "outputs" / "demo.png") as sheet:
         assert sheet.size == (5 * 64, 2 * 64)
+    lock = read_lock(checkout / "checkpoints" / "demo.lock.json")
+    assert lock.url == "s3://demo/nano.tar"
+    assert check_install(checkout / "checkpoints" / "installed" / "demo").set_digest == (
+        lock.set_digest
+    )
     first = (checkout / "outputs" / "demo.mp4").read_bytes()
     times = {path: path.stat().st_mtime_ns for path in (checkout / "checkpoints").rglob("*.pt")}
 
