@@ -12,7 +12,7 @@ import pytest
 
 from cli.main import main
 from tests.weights.s3_servers import SECONDS, SECRET, Bucket, packed_file, running_moto
-from weights.lock import read_lock, write_lock
+from weights.lock import Lock, LockedFile, read_lock, write_lock
 
 LARGE = (40 << 20) + 17
 SMALL = 5000
@@ -84,14 +84,9 @@ def test_json_is_one_document(capsys, bucket, tmp_path):
 def test_a_split_pack_has_its_lock_beside_it(capsys, bucket, tmp_path):
     (tmp_path / "split").mkdir()
     lock = packed_file(tmp_path / "split" / "config.json", SMALL)
-    fields = json.loads(json.dumps({"version": 1, "name": "s", "variant": None, "dtype": None}))
-    fields |= {"url": "split/", "size": None, "digest": None}
-    files = [{"path": "config.json", "size": SMALL, "digest": lock.digest}]
-    from weights.lock import LockedFile, set_digest
-
-    digest = set_digest([LockedFile("config.json", SMALL, lock.digest or "")])
-    fields |= {"setDigest": digest, "files": files}
-    (tmp_path / "split.lock.json").write_text(json.dumps(fields))
+    files = (LockedFile("config.json", SMALL, lock.digest),)
+    split = Lock(name="s", variant=None, dtype=None, url="split/", files=files)
+    write_lock(split, tmp_path / "split.lock.json")
     code, out, _ = run(capsys, "push", tmp_path / "split", f"s3://{bucket.name}/p", "--json")
     assert code == 0
     assert json.loads(out)["url"] == f"s3://{bucket.name}/p/"
@@ -141,9 +136,19 @@ def test_an_unwritable_lock_is_said_after_the_upload(capsys, bucket, tmp_path, m
     assert f"at s3://{bucket.name}/x.tar, but" in err
 
 
+# Signals as in a terminal, also where the tests run in the background or under nohup.
+START = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from cli.main import entry_point
+entry_point()
+"""
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "push", *map(str, arguments)],
+        [sys.executable, "-c", START, "push", *map(str, arguments)],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -163,18 +168,16 @@ def test_an_interrupted_push_leaves_nothing(bucket, tmp_path, number):
             assert go_on.wait(SECONDS)
 
     bucket.gate.step_in = step_in
-    process = start(tarball, f"s3://{bucket.name}/x.tar")
-    try:
-        assert reached.wait(SECONDS), process.communicate()
-        os.kill(process.pid, number)
-        assert process.stderr is not None
-        assert "Interrupted" in process.stderr.readline()
-        go_on.set()
-        _, err = process.communicate(timeout=SECONDS)
-    finally:
-        go_on.set()
-        process.kill()
-        process.wait()
+    with start(tarball, f"s3://{bucket.name}/x.tar") as process:
+        try:
+            assert reached.wait(SECONDS)
+            os.kill(process.pid, number)
+            assert "Interrupted" in process.stderr.readline()
+            go_on.set()
+            _, err = process.communicate(timeout=SECONDS)
+        finally:
+            go_on.set()
+            process.kill()
     assert process.returncode == 1
     assert "interrupted" in err
     assert (bucket.keys(), bucket.uploads()) == ([], [])
@@ -191,13 +194,12 @@ def test_a_killed_push_is_taken_up_by_the_next(capsys, bucket, tmp_path):
             go_on.wait(SECONDS)
 
     bucket.gate.step_in = step_in
-    process = start(tarball, f"s3://{bucket.name}/x.tar")
-    try:
-        assert reached.wait(SECONDS), process.communicate()
-    finally:
-        process.kill()
-        process.communicate()
-        go_on.set()
+    with start(tarball, f"s3://{bucket.name}/x.tar") as process:
+        try:
+            assert reached.wait(SECONDS)
+        finally:
+            process.kill()
+    go_on.set()
     bucket.gate.forget()
     assert bucket.uploads() == ["x.tar"]  # what the lifecycle rule is for
     code, _, _ = run(capsys, "push", tarball, f"s3://{bucket.name}/x.tar")

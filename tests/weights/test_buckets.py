@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from tests.weights.s3_servers import SECRET, Bucket, running_moto
-from weights.bucket_objects import stored_object
+from weights.bucket_objects import put, stored_object
 from weights.buckets import bucket_errors, object_key, open_bucket, signed_url
 from weights.errors import OperationError, UserError
 
@@ -78,6 +78,13 @@ def test_what_is_no_url_of_an_object_is_refused(url):
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("key", ["a%20b.tar", "%C3%A4.tar", "100%25.tar"])
+def test_a_key_that_obstore_signs_wrongly_for_azure_is_refused(key):
+    with pytest.raises(UserError, match="can't be signed for Azure"):
+        object_key(f"az://container/{key}")
+    object_key(f"gs://bucket/{key}")
+
+
 def test_missing_credentials_are_said(bucket, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(UserError, match="no credentials"):
@@ -122,7 +129,7 @@ def test_an_unreachable_server_is_said(bucket, monkeypatch):
         (403, "", OperationError, "denied"),
         (403, "SignatureDoesNotMatch", OperationError, "refused"),
         (418, "", OperationError, "HTTP 418"),
-        (501, "NotImplemented", OperationError, "--replace"),
+        (501, "NotImplemented", OperationError, "HTTP 501"),
         (503, "SlowDown", OperationError, "HTTP 503"),
     ],
 )
@@ -136,3 +143,10 @@ def test_each_answer_of_a_server_has_words_of_ours(bucket, status, code, error, 
     assert type(failed.value) is error
     shown = "".join(traceback.format_exception(failed.value))
     assert not re.search(f"{SECRET}|CanonicalRequest|Debug source", shown)
+
+
+def test_a_server_without_conditions_is_said(bucket):
+    bucket.gate.step_in = lambda request: (501, b"") if request.method == "PUT" else None
+    store, url = open_bucket(f"s3://{bucket.name}"), f"s3://{bucket.name}/x"
+    with pytest.raises(OperationError, match="--replace"):
+        put(store, url, b"", {}, "create")

@@ -12,7 +12,7 @@ from weights.errors import OperationError, UserError
 from weights.lock import Lock, LockedFile
 from weights.push import push
 
-LARGE = (20 << 20) + 17
+LARGE = (16 << 20) + 17
 SMALL = 5000
 
 
