@@ -154,6 +154,8 @@ def install(
             finish_interrupted(place)
             if not _is_install_of(lock, destination):
                 _install(lock, place, choice, settings, progress or (lambda count: None))
+            elif place.staging.exists():  # of who was killed after the last rename
+                shutil.rmtree(place.staging)
     except OSError as error:
         raise OperationError(
             f"Installing {lock.name} at {destination} failed: {error}.",

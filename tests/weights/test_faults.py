@@ -206,15 +206,23 @@ CASES = {
     "503 always": Case(always(faults.status(503)), rf"{BROKE} \(HTTP 503"),
     "503 for every body": Case(on_bodies(faults.status(503)), rf"{BROKE} \(HTTP 503"),
     "503 at the first try of each range": Case(at_first_tries(faults.status(503)), INSTALLS),
-    "cut at the first try of each range": Case(at_first_tries(faults.cut), INSTALLS),
+    "cut at the first try of each range, whatever is left of it": Case(
+        at_first_tries(faults.cut), INSTALLS, split=LEFT_OUT, pget=LEFT_OUT
+    ),
     "404 always": Case(always(faults.status(404)), r"can't be read \(HTTP 404"),
     "416 always": Case(always(faults.status(416)), "has 0 bytes|can't be", unpinned="can't be"),
-    "retry after 0": Case(twice(faults.status(503, Retry_After="0")), INSTALLS),
-    "retry after a day": Case(twice(faults.status(503, Retry_After="86400")), INSTALLS),
-    "retry after a date": Case(
-        twice(faults.status(503, Retry_After="Fri, 31 Dec 2100 23:59:59 GMT")), INSTALLS
+    "retry after 0": Case(twice(faults.status(503, Retry_After="0")), INSTALLS, pget=LEFT_OUT),
+    "retry after a day": Case(
+        twice(faults.status(503, Retry_After="86400")), INSTALLS, pget=LEFT_OUT
     ),
-    "retry after nonsense": Case(twice(faults.status(429, Retry_After="-1e9")), INSTALLS),
+    "retry after a date": Case(
+        twice(faults.status(503, Retry_After="Fri, 31 Dec 2100 23:59:59 GMT")),
+        INSTALLS,
+        pget=LEFT_OUT,
+    ),
+    "retry after nonsense": Case(
+        twice(faults.status(429, Retry_After="-1e9")), INSTALLS, pget=LEFT_OUT
+    ),
     # Connections that break.
     "no answer twice": Case(twice(faults.no_answer), INSTALLS),
     "no answer always": Case(always(faults.no_answer), BROKE),
@@ -279,8 +287,8 @@ CASES = {
     "a new version, no ETag": Case(changing(None, None), DIGEST, unpinned=LEFT_OUT),
     "a new version, weak ETag": Case(changing('W/"v2"', 'W/"v1"'), DIGEST, unpinned=LEFT_OUT),
     "an ETag for each answer": Case(always(per_node_etag), CHANGED, pget=INSTALLS),
-    "no ETag": Case(always(faults.without_headers("ETag")), INSTALLS),
-    "a weak ETag": Case(lambda site: site.serve(site.files, 'W/"v1"'), INSTALLS),
+    "no ETag": Case(always(faults.without_headers("ETag")), INSTALLS, pget=LEFT_OUT),
+    "a weak ETag": Case(lambda site: site.serve(site.files, 'W/"v1"'), INSTALLS, pget=LEFT_OUT),
     "an object that shrinks": Case(
         answering(shrunk, when=lambda request: request.number > 2 and request.size > 2048),
         CHANGED,

@@ -49,7 +49,7 @@ def at_rest(tar: HostileTar, way: str, tmp_path: Path, server: FaultyServer) -> 
     return (tmp_path / "x.tar").as_uri()
 
 
-# What pget brings of a tarball that nobody knows is read as any file is: some are enough for it.
+# What pget brings is read as any file is: some are enough for it.
 SOME = ("parent", "sibling prefix", "absolute", "symlink and a file through it", "duplicate")
 
 
@@ -71,7 +71,11 @@ def test_a_hostile_member_is_refused_where_nothing_is_known(
     assert re.search(MEMBERS[name][1], str(error))
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize(
+    ("way", "name"),
+    pairs("file", MEMBERS) + pairs("builtin", MEMBERS) + pairs("pget", SOME),
+    indirect=["way"],
+)
 def test_a_hostile_member_is_never_read_where_the_files_are_known(
     around, files, server, tmp_path, way, name
 ):

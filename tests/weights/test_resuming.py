@@ -120,6 +120,18 @@ def test_what_a_try_may_mend_is_tried_as_often_as_told(lock, server, around, fil
     assert len(server.requests) == QUICK.attempts
 
 
+def test_a_server_that_asks_for_a_pause_gets_it(lock, server, around, files):
+    """As long as it asks for, but not longer than the settings allow."""
+    times: list[float] = []
+    settings = dataclasses.replace(QUICK, longest_pause_seconds=0.3)
+    record = faults.doing(lambda: times.append(time.monotonic()))
+    server.fault(faults.status(503, Retry_After="1"), times=1)
+    server.fault(record, times=1)
+    start = time.monotonic()
+    assert install_or_error(around, lock, files, engine="builtin", settings=settings) is None
+    assert times[0] - start >= 0.3
+
+
 # After a break or a kill.
 
 
