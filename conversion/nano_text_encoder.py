@@ -2,16 +2,21 @@
 
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from weights.variants import Variant
 
+# All words of nano's prompts, and those that its training leaves for a fine-tuning.
 WORDS = (
-    *("a", "an", "the", "on", "in", "of", "to", "and", "is", "with", "across", "over", "towards"),
-    *("red", "green", "blue", "yellow", "magenta", "cyan", "dark", "background", "screen"),
-    *("circle", "square", "triangle", "shape"),
-    *("moving", "moves", "left", "right", "up", "down", "side", "top", "bottom"),
+    *("a", "an", "the", "on", "in", "of", "to", "and", "is", "it", "that", "there", "with"),
+    *("across", "over", "towards", "one", "two", "three", "video", "clip", "screen"),
+    *("red", "green", "blue", "yellow", "magenta", "cyan", "white", "orange", "pink", "purple"),
+    *("dark", "background", "circle", "square", "triangle", "shape", "star", "hexagon", "ring"),
+    *("moving", "moves", "goes", "going", "left", "right", "up", "down", "side", "top", "bottom"),
+    *("zigzag", "diagonal", "circling", "bouncing", "spinning", "wave", "growing", "shrinking"),
+    *("blinking", "fading", "turning", "still", "fast", "slow", "big", "small"),
 )
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 # SentencePiece marks the start of a word with this character.
@@ -25,7 +30,7 @@ def _pieces() -> list[tuple[str, float]]:
     return [*words, (_SPACE, -8.0), *((letter, -10.0) for letter in letters)]
 
 
-def _write_tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path) -> int:
     """Write `spiece.model`, the one tokenizer file SAT's layout has; returns the vocabulary size.
 
     The ids of the special tokens are T5's: padding 0, end 1, unknown 2.
@@ -47,29 +52,38 @@ def _write_tokenizer(folder: Path) -> int:
     return len(model.pieces)
 
 
+def new_text_encoder(variant: Variant, pieces: int) -> Any:
+    """A one-layer T5 encoder with random weights, for a tokenizer of `pieces` pieces.
+
+    Weights come from torch's global generator, which the caller seeds.
+    """
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            # T5 numbers the sentinels after the vocabulary; the tokenizer adds 100 by default.
+            vocab_size=pieces + 100,
+            d_model=variant.text_embed_dim,
+            d_kv=32,
+            d_ff=2 * variant.text_embed_dim,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        )
+    )
+
+
 def write_nano_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> None:
     """Write a one-layer T5 encoder with random weights and its tokenizer.
 
-    Weights come from torch's global generator, which the caller seeds. The layout is that of
-    `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and `spiece.model` in one folder.
+    The layout is that of `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and `spiece.model` in one folder.
     """
-    from transformers import T5Config, T5EncoderModel
     from transformers.utils.logging import disable_progress_bar
 
     folder.mkdir()
-    # T5 numbers the sentinels after the vocabulary; the tokenizer adds 100 of them by default.
-    vocab_size = _write_tokenizer(folder) + 100
-    config = T5Config(
-        vocab_size=vocab_size,
-        d_model=variant.text_embed_dim,
-        d_kv=32,
-        d_ff=2 * variant.text_embed_dim,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-    )
+    encoder = new_text_encoder(variant, write_tokenizer(folder))
     disable_progress_bar()
-    T5EncoderModel(config).to(dtype).save_pretrained(folder)
+    encoder.to(dtype).save_pretrained(folder)
     # transformers writes it for the owner alone.
     (folder / "model.safetensors").chmod(0o644)

@@ -1,0 +1,1 @@
+"""What nano learns from, and how it is judged: scenes of one moving shape."""
