@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's parameters, which samples better than the last ones."""
+"""A moving average of a model's parameters, which samples better than the last ones."""
 
 import torch
 
@@ -18,7 +18,6 @@ class Ema:
             for name, parameter in module.named_parameters()
         }
 
-    @torch.no_grad()
     def update(self, module: torch.nn.Module) -> None:
         """Take the module's parameters of now into the average."""
         self.updates += 1
@@ -26,11 +25,10 @@ class Ema:
         for name, parameter in module.named_parameters():
             self.average[name].lerp_(parameter.detach().float(), 1 - decay)
 
-    @torch.no_grad()
     def copy_to(self, module: torch.nn.Module) -> None:
         """Give the module the averaged parameters."""
         for name, parameter in module.named_parameters():
-            parameter.copy_(self.average[name])
+            parameter.data.copy_(self.average[name])
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint needs to go on with the average."""

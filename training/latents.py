@@ -17,7 +17,7 @@ def from_model(latents: torch.Tensor, variant: Variant) -> torch.Tensor:
     return latents.transpose(1, 2) / variant.vae_scaling_factor
 
 
-@torch.no_grad()
 def encode(vae: Any, clips: torch.Tensor, variant: Variant) -> torch.Tensor:
     """The means of the VAE's latents of clips `[B, 3, F, H, W]` in -1…1, as the model sees them."""
-    return to_model(vae.encode(clips).latent_dist.mean, variant)
+    with torch.no_grad():
+        return to_model(vae.encode(clips).latent_dist.mean, variant)

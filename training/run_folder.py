@@ -1,7 +1,6 @@
 """The folder of a training run: its settings, its log, and the state it goes on from."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -64,4 +63,4 @@ class RunFolder:
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        temporary.replace(path)

@@ -6,6 +6,7 @@ Either way a folder with a marker is whole, at every moment.
 """
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -160,12 +161,25 @@ def _broken_name(place: Place) -> Path:
     raise AssertionError("unreachable")
 
 
+def _move(path: Path, target: Path) -> None:
+    """Rename; a folder that came with a container's image is copied and removed, marker last."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(path, target)
+        for child in sorted(path.iterdir(), key=lambda child: child.name == MARKER):
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        path.rmdir()
+
+
 def _set_aside(place: Place) -> None:
     """Move an install that is not the right one away; a user's own folder has no marker."""
     if (place.destination / MARKER).is_file():
         aside = _broken_name(place)
         _log.warning("%s is not what the lock names; moved to %s.", place.destination, aside)
-        place.destination.rename(aside)
+        _move(place.destination, aside)
 
 
 def publish(place: Place) -> None:
@@ -212,7 +226,7 @@ def _set_contents_aside(place: Place) -> None:
     _log.warning("%s is not what the lock names; moved to %s.", place.destination, aside)
     aside.mkdir()
     for path in sorted(old, key=lambda path: path.name != MARKER):
-        path.rename(aside / path.name)
+        _move(path, aside / path.name)
 
 
 def finish_interrupted(place: Place) -> None:

@@ -151,6 +151,7 @@ _NANO = Variant(
     vae_channels=(16, 32, 32, 64),
     vae_layers_per_block=1,
     vae_norm_groups=8,
+    vae_scaling_factor=1.0,
     scheduler="CogVideoXDPMScheduler",
     dtype="float32",
     width=64,

@@ -5,7 +5,7 @@ import threading
 from contextlib import closing
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weights.fetch_journal import FetchJournal, landed_bytes
@@ -22,17 +22,13 @@ def lock_of(*sizes: int) -> Lock:
 
 LOCK = lock_of(95, 0, 1000, 1)
 PLAN = plan_pieces(LOCK, 10)
+# A disk may be slow, and hypothesis runs a test many times with one folder.
+ON_DISK = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "journal"
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    """For hypothesis, which runs a test many times with one tmp_path."""
-    return tmp_path_factory.mktemp("journals") / "journal"
+def path(quick_path):
+    return quick_path / "journal"
 
 
 def written(path, pieces: list[Piece], lock: Lock = LOCK, piece_bytes: int = 10) -> None:
@@ -63,36 +59,39 @@ def test_it_is_readable(path):
     assert lines == ["2 17", "0 9"]
 
 
+@ON_DISK
 @given(st.lists(st.sampled_from(PLAN)))
-def test_what_was_added_is_there_after_a_restart_and_after_another(scratch, pieces):
-    scratch.unlink(missing_ok=True)
-    written(scratch, pieces)
+def test_what_was_added_is_there_after_a_restart_and_after_another(path, pieces):
+    path.unlink(missing_ok=True)
+    written(path, pieces)
     size = sum(piece.end - piece.start for piece in set(pieces))
     for _ in range(2):
-        assert landed_bytes(scratch, LOCK) == size
-        assert landed(scratch) == keys(pieces)
-    written(scratch, PLAN)
-    assert landed_bytes(scratch, LOCK) == LOCK.files_size
+        assert landed_bytes(path, LOCK) == size
+        assert landed(path) == keys(pieces)
+    written(path, PLAN)
+    assert landed_bytes(path, LOCK) == LOCK.files_size
 
 
+@ON_DISK
 @given(st.lists(st.sampled_from(PLAN), unique=True), st.data())
-def test_a_torn_journal_names_the_pieces_before_the_tear(scratch, pieces, data):
-    scratch.unlink(missing_ok=True)
-    written(scratch, pieces)
-    text = scratch.read_bytes()
+def test_a_torn_journal_names_the_pieces_before_the_tear(path, pieces, data):
+    path.unlink(missing_ok=True)
+    written(path, pieces)
+    text = path.read_bytes()
     kept = text[: data.draw(st.integers(0, len(text)))]
-    scratch.write_bytes(kept)
+    path.write_bytes(kept)
     whole = max(0, kept.count(b"\n") - 1)  # all lines but the headline
-    assert landed(scratch) == keys(pieces[:whole])
+    assert landed(path) == keys(pieces[:whole])
 
 
+@ON_DISK
 @given(st.lists(st.sampled_from(PLAN), unique=True), st.binary(max_size=30))
-def test_noise_at_the_end_is_never_a_piece_outside_of_the_files(scratch, pieces, noise):
-    scratch.unlink(missing_ok=True)
-    written(scratch, pieces)
-    with scratch.open("ab") as file:
+def test_noise_at_the_end_is_never_a_piece_outside_of_the_files(path, pieces, noise):
+    path.unlink(missing_ok=True)
+    written(path, pieces)
+    with path.open("ab") as file:
         file.write(noise)
-    assert keys(pieces) <= landed(scratch) <= keys(PLAN)
+    assert keys(pieces) <= landed(path) <= keys(PLAN)
 
 
 @pytest.mark.parametrize(

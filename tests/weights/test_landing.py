@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weights.landing import LandingFile
@@ -36,40 +36,38 @@ def land(file: LandingFile, data: bytes, number: int, piece_bytes: int) -> int:
 
 
 @pytest.fixture
-def path(tmp_path) -> Path:
-    return tmp_path / "files" / "f"
+def path(quick_path) -> Path:
+    return quick_path / "files" / "f"
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Path:
-    """For hypothesis, which runs a test many times with one tmp_path."""
-    return tmp_path_factory.mktemp("landings") / "f"
-
-
-DATA = bytes(range(256)) * 4
+DATA = random.Random(0).randbytes(1024)
 CONTENT = st.integers(0, 300).map(lambda size: DATA[:size])
 PIECE_BYTES = st.integers(20, 120)
 CHANCE = st.integers(0, 2**32).map(random.Random)
+# A disk may be slow, and hypothesis runs a test many times with one folder.
+ON_DISK = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@ON_DISK
 @given(CONTENT, PIECE_BYTES, CHANCE)
-def test_any_order_gives_the_file_and_its_digest(scratch, data, piece_bytes, chance):
-    scratch.unlink(missing_ok=True)
+def test_any_order_gives_the_file_and_its_digest(path, data, piece_bytes, chance):
+    path.unlink(missing_ok=True)
     numbers = list(range(-(-len(data) // piece_bytes)))
-    with closing(landing(scratch, data, piece_bytes)) as file:
+    with closing(landing(path, data, piece_bytes)) as file:
         for number in chance.sample(numbers, len(numbers)):
             assert file.digest is None
             land(file, data, number, piece_bytes)
         assert file.digest == sha256(data)
         assert file.landed == set(numbers)
-    assert scratch.read_bytes() == data
+    assert path.read_bytes() == data
 
 
+@ON_DISK
 @given(CONTENT, PIECE_BYTES, CHANCE)
-def test_so_does_any_interleaving(scratch, data, piece_bytes, chance):
+def test_so_does_any_interleaving(path, data, piece_bytes, chance):
     """Pieces that land at once, chunk by chunk, whoever is faster."""
-    scratch.unlink(missing_ok=True)
-    with closing(landing(scratch, data, piece_bytes)) as file:
+    path.unlink(missing_ok=True)
+    with closing(landing(path, data, piece_bytes)) as file:
         under_way = [
             file.land(number, chunks_of(data, number, piece_bytes))
             for number in range(-(-len(data) // piece_bytes))
@@ -79,26 +77,28 @@ def test_so_does_any_interleaving(scratch, data, piece_bytes, chance):
             if next(one, None) is None:
                 under_way.remove(one)
         assert file.digest == sha256(data)
-    assert scratch.read_bytes() == data
+    assert path.read_bytes() == data
 
 
+@ON_DISK
 @given(CONTENT.filter(bool), PIECE_BYTES, CHANCE)
-def test_what_is_there_from_before_is_hashed_from_the_disk(scratch, data, piece_bytes, chance):
+def test_what_is_there_from_before_is_hashed_from_the_disk(path, data, piece_bytes, chance):
     numbers = list(range(-(-len(data) // piece_bytes)))
     before = set(chance.sample(numbers, chance.randrange(len(numbers) + 1)))
     left = bytearray(len(data))
     for number in before:
         start = number * piece_bytes
         left[start : start + piece_bytes] = data[start : start + piece_bytes]
-    scratch.write_bytes(left)
-    with closing(landing(scratch, data, piece_bytes, before)) as file:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(left)
+    with closing(landing(path, data, piece_bytes, before)) as file:
         if chance.random() < 0.5:
             file.hash_landed()
         for number in set(numbers) - before:
             land(file, data, number, piece_bytes)
         file.hash_landed()
         assert file.digest == sha256(data)
-    assert scratch.read_bytes() == data
+    assert path.read_bytes() == data
 
 
 def test_several_threads_may_land_pieces(path):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from training.latents import encode
@@ -20,7 +19,7 @@ _BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """N clips: `latents` and `images` `[N, F, C, H, W]`, `weights` `[N, F, 1, H, W]`, `words` `[N]`.
+    """N clips: `latents`, `images` `[N, F, C, H, W]`, `weights` `[N, F, 1, H, W]`, `words` `[N]`.
 
     Of `images` only frame 0 is there, the latent of the first frame alone; `weights` say how much
     of the shape a cell has, 0 or 1; `words` are indices of COMBINATIONS.
@@ -38,7 +37,7 @@ def _cells(mask: torch.Tensor, variant: Variant) -> torch.Tensor:
     The first frame is a latent frame of its own, then every four are one.
     """
     size = (variant.sample_height, variant.sample_width)
-    cells = F.adaptive_max_pool2d((mask > 0).float(), size)
+    cells = torch.nn.functional.adaptive_max_pool2d((mask > 0).float(), size)
     first, rest = cells[:, :1], cells[:, 1:]
     groups = rest.unflatten(1, (-1, TEMPORAL_COMPRESSION)).amax(2)
     return torch.cat([first, groups], 1).unsqueeze(2)
@@ -67,9 +66,7 @@ def make_clips(
         mask = torch.from_numpy(np.stack([masks(scene) for scene in scenes]))
         weights.append(_cells(mask, variant))
         words += [COMBINATIONS.index(combination_of(scene)) for scene in scenes]
-    return Clips(
-        torch.cat(latents), torch.cat(images), torch.cat(weights), torch.tensor(words)
-    )
+    return Clips(torch.cat(latents), torch.cat(images), torch.cat(weights), torch.tensor(words))
 
 
 def save_clips(clips: Clips, path: Path) -> None:

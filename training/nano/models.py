@@ -1,4 +1,4 @@
-"""The models of nano, untrained: plain diffusers and transformers classes with the variant's sizes."""
+"""The models of nano, untrained: plain diffusers classes with the variant's sizes."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Trains nano's text-to-video denoiser and its T5 on clips that the trained VAE encodes.
 
-    python -m training.nano.text_to_video_recipe OUT --vae VAE_RUN/vae
+python -m training.nano.text_to_video_recipe OUT --vae VAE_RUN/vae
 """
 
 import argparse
@@ -79,7 +79,7 @@ class Batch:
     condition: torch.Tensor | None
 
 
-class Denoiser(torch.nn.Module):
+class Denoiser(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     """Transformer and text encoder as one: tokens and noisy latents in, velocities out."""
 
     def __init__(self, transformer: Any, text_encoder: Any) -> None:
@@ -235,9 +235,7 @@ def train_denoiser(
         rate = warmup_cosine(step, warmup=settings.warmup_steps, steps=settings.steps, floor=0.01)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
-        batch = draw_batch(
-            settings, clips, tokens, alphas, step, image_to_video=image_to_video
-        )
+        batch = draw_batch(settings, clips, tokens, alphas, step, image_to_video=image_to_video)
         with torch.autocast("cpu", torch.bfloat16):
             predicted = denoiser(batch.noisy, batch.timesteps, batch.tokens, batch.condition)
             loss = (batch.weights * (predicted - batch.target) ** 2).mean()

@@ -1,6 +1,6 @@
 """Trains nano's VAE: pixels to latents of unit variance, and back.
 
-    python -m training.nano.vae_recipe OUT [--settings training/nano/vae.yaml]
+python -m training.nano.vae_recipe OUT [--settings training/nano/vae.yaml]
 """
 
 import argparse
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from training.lr_schedules import warmup_cosine
+from training.nano.latent_moments import normalise_latents
 from training.nano.models import new_vae
 from training.nano.scenes import masks, random_scene, render
 from training.progress import Steps
@@ -82,7 +82,9 @@ def batch_at(settings: VaeSettings, step: int) -> tuple[torch.Tensor, torch.Tens
     crops = [_crop(rng, stage) for _ in range(stage.batch)]
     clips = torch.from_numpy(np.stack([clip for clip, _ in crops])).permute(0, 4, 1, 2, 3)
     mask = torch.from_numpy(np.stack([mask for _, mask in crops])).unsqueeze(1)
-    near = F.max_pool3d((mask > 0).float(), (1, 5, 5), stride=1, padding=(0, 2, 2))
+    near = torch.nn.functional.max_pool3d(
+        (mask > 0).float(), (1, 5, 5), stride=1, padding=(0, 2, 2)
+    )
     weights = 1 + settings.shape_weight * near
     clips = (clips.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last_3d)
     return clips, weights / weights.mean()
@@ -140,6 +142,9 @@ def train_vae(folder: Path, settings: VaeSettings) -> Path:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
         clips, weights = batch_at(settings, step)
+        if step == steps - settings.stages[-1].steps:
+            many = torch.cat([batch_at(settings, steps + n)[0] for n in range(16)])
+            normalise_latents(vae, many)
         last = _stage_at(settings, step) is settings.stages[-1]
         with torch.autocast("cpu", torch.bfloat16):
             loss, values = _loss(vae, clips, weights, settings, settings.decoder_noise * last)
