@@ -44,6 +44,7 @@ docs: setup
 
 bench: setup
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/weights.py
 
 clean:
 	rm -rf $(VENV) .cache outputs checkpoints

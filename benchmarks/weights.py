@@ -28,7 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.measured_process import Measured, measure  # noqa: E402
 from weights.lock import read_lock, write_lock  # noqa: E402
-from weights.tarball import pack  # noqa: E402
+from weights.packing.tarball import pack  # noqa: E402
 
 _SHARDS = 6
 _CONNECTION_LIMIT = "200m"
@@ -118,7 +118,7 @@ def _nginx(root: Path, work: Path) -> Iterator[None]:
 def unhashed_pack(folder: Path, tarball: Path) -> None:
     """Our pack with its digests switched off: what the copying alone costs."""
     from weights.folder import list_files
-    from weights.tarball import plan_tarball, tar_pieces
+    from weights.packing.tarball import plan_tarball, tar_pieces
 
     sizes = {path: (folder / path).stat().st_size for path in list_files(folder)}
     with tarball.open("wb") as file:
@@ -128,7 +128,8 @@ def unhashed_pack(folder: Path, tarball: Path) -> None:
 
 def unhashed_fetch(lock: Path, destination: Path) -> None:
     """Our install with its digests switched off: what the transfer alone costs."""
-    from weights import install, landing
+    from weights import install
+    from weights.fetching import landing
 
     class NoDigest:
         def update(self, data: bytes) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from predictors.weights_source import INSTALLED
 from weights.byte_sizes import parse_size, shown_size
-from weights.cache import Cache, cache_from_environment, read_cache, remove, used_bytes
-from weights.cache_entries import Entry
-from weights.cache_room import prune
+from weights.caching.cache import Cache, cache_from_environment, read_cache, remove, used_bytes
+from weights.caching.entries import Entry
+from weights.caching.room import prune
 from weights.errors import OperationError
 
 EXAMPLES = """examples:

@@ -92,7 +92,7 @@ def _prepare_weights(checkpoints: Path) -> Path:
     from conversion.inspection import inspect
     from weights.install import install
     from weights.lock import read_lock, write_lock
-    from weights.push import push
+    from weights.pushing.push import push
 
     with _stage("write") as result:
         source = write_nano_checkpoint(checkpoints)

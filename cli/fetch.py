@@ -12,9 +12,9 @@ import shlex
 from pathlib import Path
 
 from cli.progress import byte_progress, show_log
-from weights.engines import VARIABLE, engine_named
 from weights.errors import UserError
-from weights.fetch_settings import FetchSettings
+from weights.fetching.engines import VARIABLE, engine_named
+from weights.fetching.settings import FetchSettings
 from weights.install import install
 from weights.install_check import check_install
 from weights.lock import lock_fields, read_lock

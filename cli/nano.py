@@ -51,7 +51,7 @@ def prepare_nano(checkpoints: Path | None = None) -> Path:
     tarball, lock = root / "nano.tar", root / "nano.lock.json"
     if not (tarball.is_file() and _is_lock(lock)):
         from weights.lock import write_lock
-        from weights.tarball import pack
+        from weights.packing.tarball import pack
 
         write_lock(pack(convert_nano(root), tarball, name="nano"), lock)
     return lock

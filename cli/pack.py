@@ -15,8 +15,8 @@ from weights.byte_sizes import shown_size
 from weights.errors import OperationError, UserError
 from weights.folder import check_weights_folder, list_files
 from weights.lock import lock_fields, write_lock
-from weights.split import pack_split
-from weights.tarball import pack
+from weights.packing.split import pack_split
+from weights.packing.tarball import pack
 
 EXAMPLES = """examples:
   cogvideox pack checkpoints/my-5b checkpoints/my-5b.tar

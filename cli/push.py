@@ -27,7 +27,7 @@ from cli.progress import byte_progress, show_log
 from weights.byte_sizes import shown_size
 from weights.errors import OperationError, UserError
 from weights.lock import read_lock, write_lock
-from weights.push import PushedFile, push
+from weights.pushing.push import PushedFile, push
 from weights.urls import shown_url
 
 EXAMPLES = """examples:

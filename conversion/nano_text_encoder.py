@@ -77,7 +77,8 @@ def new_text_encoder(variant: Variant, pieces: int) -> Any:
 def write_nano_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> None:
     """Write a one-layer T5 encoder with random weights and its tokenizer.
 
-    The layout is that of `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and `spiece.model` in one folder.
+    The layout is that of `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and
+    `spiece.model` in one folder.
     """
     from transformers.utils.logging import disable_progress_bar
 

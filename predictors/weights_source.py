@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.cache import cache_from_environment
-from weights.cache_holds import Use
-from weights.cache_use import use_install
+from weights.caching.cache import cache_from_environment
+from weights.caching.holds import Use
+from weights.caching.use import use_install
 from weights.errors import UserError
 from weights.folder import check_weights_folder, variant_of
 from weights.lock import read_lock

@@ -5,14 +5,14 @@ import logging
 import shutil
 from pathlib import Path
 
-from weights.engines import Choice, Engine, choose_engine
 from weights.errors import OperationError, UserError
-from weights.fetch import fetch_pinned, fetch_unpinned
-from weights.fetch_journal import landed_bytes
-from weights.fetch_settings import FetchSettings
+from weights.fetching.engines import Choice, Engine, choose_engine
+from weights.fetching.fetch import fetch_pinned, fetch_unpinned
+from weights.fetching.journal import landed_bytes
+from weights.fetching.landing_folder import DigestError, Progress
+from weights.fetching.settings import FetchSettings
 from weights.folder import check_weights_folder, list_files
 from weights.install_check import check_install
-from weights.landing_folder import DigestError, Progress
 from weights.lock import Lock, LockedFile, resolve_url, write_lock
 from weights.paths import MARKER
 from weights.safetensors_header import header_digest

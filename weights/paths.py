@@ -6,11 +6,13 @@ import unicodedata
 # not to the weights, so no tarball and no lock may bring them.
 MARKER = ".install.json"
 _RESERVED = ".install."
+# The file system's own, at the top of a fresh ext4 volume.
+LOST_AND_FOUND = "lost+found"
 
 
 def is_reserved(path: str) -> bool:
-    """Whether a path in a folder belongs to the install there, and not to the weights."""
-    return path.startswith(_RESERVED)
+    """Whether a path in a folder is the install's or the file system's, and not the weights'."""
+    return path.startswith(_RESERVED) or path.split("/")[0] == LOST_AND_FOUND
 
 
 _MAX_COMPONENT_BYTES = 255
@@ -44,5 +46,5 @@ def path_problem(path: str) -> str | None:
     if "\\" in path:
         return "has a backslash"
     if is_reserved(path):
-        return "has a name that is kept for installs"
+        return "has a name that is kept for installs or the file system"
     return next(filter(None, map(_component_problem, path.split("/"))), None)

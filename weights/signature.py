@@ -18,11 +18,11 @@ from urllib.request import url2pathname
 
 from weights.atomic import replacing
 from weights.errors import OperationError, UserError
-from weights.fetch_settings import FetchSettings
+from weights.fetching.settings import FetchSettings
+from weights.fetching.web_reader import WebReader
 from weights.lock import Lock, resolve_url
 from weights.paths import MARKER
 from weights.urls import BUCKET_SCHEMES, shown_url
-from weights.web_reader import WebReader
 
 if TYPE_CHECKING:
     from model_signing.manifest import Manifest

@@ -26,9 +26,6 @@ from weights.paths import MARKER, is_reserved
 
 _log = logging.getLogger(__name__)
 
-# A fresh ext4 volume has this at its top; it is the file system's.
-_NOT_OURS = "lost+found"
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -86,10 +83,6 @@ def place_of(destination: Path) -> Place:
     return Place(destination, inside)
 
 
-def _belongs_there(name: str) -> bool:
-    return is_reserved(name) or name == _NOT_OURS
-
-
 def _may_be_used(place: Place) -> bool:
     """Whether nothing is at the destination that no install put there."""
     folders = [place.destination, place.files] if place.inside else [place.destination]
@@ -101,7 +94,7 @@ def _may_be_used(place: Place) -> bool:
         return True
     except NotADirectoryError:
         return False
-    return not names or (place.inside and all(map(_belongs_there, names)))
+    return not names or (place.inside and all(map(is_reserved, names)))
 
 
 def check_destination(place: Place) -> None:
@@ -218,7 +211,7 @@ def _set_contents_aside(place: Place) -> None:
     old = [
         path
         for path in place.destination.iterdir()
-        if path.name == MARKER or not (_belongs_there(path.name) or path.name in arrived)
+        if path.name == MARKER or not (is_reserved(path.name) or path.name in arrived)
     ]
     if not old:
         return

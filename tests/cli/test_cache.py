@@ -8,7 +8,7 @@ import pytest
 
 from cli.main import main
 from predictors.weights_source import INSTALLED
-from tests.weights.cached import holding, lora, names, put_file
+from tests.weights.caching.cached import holding, lora, names, put_file
 
 
 @pytest.fixture

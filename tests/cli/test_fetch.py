@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from tests.weights.faulty_server import FaultyServer
+from tests.weights.fetching.faulty_server import FaultyServer
 from tests.weights.random_folders import PIPELINE, write_folder
 from tests.weights.surroundings import pget_on_path
 from weights.install import install

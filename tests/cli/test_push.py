@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
-from tests.weights.s3_servers import SECONDS, SECRET, Bucket, packed_file, running_moto
+from tests.weights.pushing.s3_servers import SECONDS, SECRET, Bucket, packed_file, running_moto
 from weights.lock import Lock, LockedFile, read_lock, write_lock
 
 LARGE = (40 << 20) + 17

@@ -127,7 +127,7 @@ def test_another_source_is_not_this_ones(nano_folder, tmp_path):
 def test_a_changed_config_is_found_by_its_digest(nano_folder, nano_sat, tmp_path):
     shutil.copytree(nano_folder, tmp_path / "copy")
     path = tmp_path / "copy" / "vae" / "config.json"
-    path.write_text(path.read_text().replace("0.7", "0.8"))
+    path.write_text(path.read_text().replace('"scaling_factor": 1.0', '"scaling_factor": 0.8'))
     assert report(tmp_path / "copy", nano_sat).altered_files == ("vae/config.json",)
 
 

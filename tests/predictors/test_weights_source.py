@@ -7,12 +7,12 @@ import pytest
 
 from predictors import weights_source
 from predictors.weights_source import resolve_weights
-from tests.weights.cached import ended, start
-from weights.cache import Cache, read_cache
-from weights.cache_room import prune
+from tests.weights.caching.cached import ended, start
+from weights.caching.cache import Cache, read_cache
+from weights.caching.room import prune
 from weights.errors import UserError
 from weights.lock import write_lock
-from weights.tarball import pack
+from weights.packing.tarball import pack
 
 RESOLVE = """
 import sys

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from weights.lock import Lock
-from weights.tarball import pack
+from weights.packing.tarball import pack
 
 if TYPE_CHECKING:
     from tests.weights.surroundings import Surroundings

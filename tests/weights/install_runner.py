@@ -120,7 +120,7 @@ def _run(job: dict[str, Any]) -> int:
     import logging
 
     from weights.errors import UserError
-    from weights.fetch_settings import FetchSettings
+    from weights.fetching.settings import FetchSettings
     from weights.install import install
     from weights.lock import read_lock
 

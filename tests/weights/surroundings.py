@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.weights.conftest import safetensors_bytes
-from tests.weights.hostile_tars import Files, HostileTar
+from tests.weights.fetching.hostile_tars import Files, HostileTar
 from weights.errors import UserError
-from weights.fetch_settings import FetchSettings
+from weights.fetching.settings import FetchSettings
 from weights.install import install
 from weights.install_check import verify_install
 from weights.lock import Lock, LockedFile
@@ -30,7 +30,7 @@ QUICK = FetchSettings(
     backoff_seconds=0.005,
     longest_pause_seconds=0.02,
 )
-STAND_IN = Path(__file__).with_name("pget_stand_in.py")
+STAND_IN = Path(__file__).parent / "fetching" / "pget_stand_in.py"
 
 
 def sha256(data: bytes) -> str:

@@ -7,10 +7,10 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from tests.weights.s3_servers import SECRET, Bucket, running_moto
-from weights.bucket_objects import put, stored_object
+from tests.weights.pushing.s3_servers import SECRET, Bucket, running_moto
 from weights.buckets import bucket_errors, object_key, open_bucket, signed_url
 from weights.errors import OperationError, UserError
+from weights.pushing.objects import put, stored_object
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from weights.errors import OperationError, UserError
-from weights.fetch_settings import FetchSettings
+from weights.fetching.settings import FetchSettings
 from weights.install import install
 from weights.install_check import check_install
 from weights.lock import Lock, read_lock, write_lock
-from weights.tarball import pack
+from weights.packing.tarball import pack
 
 ROOT = Path(__file__).parents[2]
 IMPATIENT = FetchSettings(attempts=2, backoff_seconds=0.01)

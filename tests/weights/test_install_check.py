@@ -17,7 +17,7 @@ from weights.errors import UserError
 from weights.install import install
 from weights.install_check import check_install, verify_install
 from weights.lock import Lock, read_lock, write_lock
-from weights.tarball import pack
+from weights.packing.tarball import pack
 
 SHARD = "transformer/model-1.safetensors"
 CONFIG = "vae/config.json"

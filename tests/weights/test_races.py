@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.weights import faults
-from tests.weights.faulty_server import FaultyServer
-from tests.weights.hostile_tars import Files, honest_tar
+from tests.weights.fetching import faults
+from tests.weights.fetching.faulty_server import FaultyServer
+from tests.weights.fetching.hostile_tars import Files, honest_tar
 from tests.weights.install_runner import INSTALLED, InstallRunner, mount_namespace
 from tests.weights.surroundings import (
     QUICK,

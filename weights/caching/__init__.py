@@ -1,0 +1,1 @@
+"""Installs and LoRA files that processes share below a size limit: `use.use_install`."""

@@ -1,0 +1,1 @@
+"""Packed weights go to a bucket and are read back: `push.push`."""
