@@ -119,11 +119,11 @@ def test_a_run_after_a_cancelled_one_gives_what_it_gave_before(server):
 
 def test_a_busy_server_answers_409_and_the_client_waits_for_it(server):
     position = server.lines.position()
-    body = {"input": QUICK | {"num_inference_steps": 60}}
+    body = {"input": QUICK | {"num_inference_steps": 200}}
     headers = {"Prefer": "respond-async"}
     requests.put(f"{server.url}/predictions/busy", json=body, headers=headers, timeout=10)
-    server.lines.wait_for("step 2/60", since=position)
+    server.lines.wait_for("step 2/200", since=position)
     refused = requests.post(f"{server.url}/predictions", json={"input": QUICK}, timeout=10)
     assert refused.status_code == 409
     assert predict(server.url, QUICK).output
-    assert any("step 60/60" in line for line in server.lines.since(position))
+    assert any("step 200/200" in line for line in server.lines.since(position))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from tests.weights.packing.interruptions import interrupted_after, wait_for_threads_to_end
+from tests.weights.packing.interruptions import interrupted_after
 from tests.weights.random_folders import folders, write_folder
 from weights.errors import OperationError, UserError
 from weights.lock import Lock, read_lock, write_lock
@@ -178,7 +178,7 @@ def test_a_full_disk_is_an_error(folder, tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_nothing(folder, tmp_path, interruption):
+def test_an_interruption_leaves_nothing(folder, tmp_path, interruption, wait_for_threads_to_end):
     def interrupt(_: int) -> None:
         raise interruption
 
@@ -192,7 +192,7 @@ def test_an_interruption_leaves_nothing(folder, tmp_path, interruption):
 # Interrupted in the middle of starting a thread or opening a file, Python closes it and complains.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_at_any_moment_leaves_nothing(folder, files, tmp_path):
+def test_ctrl_c_at_any_moment_leaves_nothing(folder, files, tmp_path, wait_for_threads_to_end):
     files["large.bin"] = bytes(20 << 20)
     (folder / "large.bin").write_bytes(files["large.bin"])
     start = time.perf_counter()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.weights.packing.interruptions import interrupted_after, wait_for_threads_to_end
+from tests.weights.packing.interruptions import interrupted_after
 from tests.weights.random_folders import PIPELINE, folders, write_folder
 from weights.errors import OperationError, UserError
 from weights.lock import LockedFile, read_lock, write_lock
@@ -288,7 +288,9 @@ def test_refuses_what_is_odd_and_says_why(folder, tmp_path, make, reason):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_the_old_tarball(folder, tmp_path, interruption):
+def test_an_interruption_leaves_the_old_tarball(
+    folder, tmp_path, interruption, wait_for_threads_to_end
+):
     (tmp_path / "x.tar").write_text("old")
 
     def interrupt(_: int) -> None:
@@ -304,7 +306,7 @@ def test_an_interruption_leaves_the_old_tarball(folder, tmp_path, interruption):
 
 # Interrupted between opening a file and the `with` that closes it, Python closes it and complains.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_ctrl_c_at_any_moment_leaves_nothing(folder, tmp_path):
+def test_ctrl_c_at_any_moment_leaves_nothing(folder, tmp_path, wait_for_threads_to_end):
     (folder / "large.bin").write_bytes(bytes(20 << 20))
     start = time.perf_counter()
     expected = pack(folder, tmp_path / "x.tar").digest
