@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from weights.variants import VARIANTS, Variant
 
 # Set before any test imports a Hugging Face library: tests never ask the network.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+# A shell's background job has Ctrl-C ignored, and so would have every process that tests begin.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class RecordedLines:
