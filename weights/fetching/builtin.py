@@ -7,7 +7,6 @@ the lock's files is ever written, whatever the tarball holds besides.
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from weights.fetching.pieces import Piece
 from weights.fetching.settings import FetchSettings
 from weights.fetching.web_reader import StoppedError, WebFile, WebReader
 from weights.lock import Lock, LockedFile
+from weights.side_by_side import run_side_by_side
 from weights.urls import shown_url
 
 _Item = TypeVar("_Item")
@@ -68,15 +68,8 @@ class _Fetch:
 
     def run(self, connections: int) -> None:
         """Bring everything; the first error of any thread ends all of them."""
-        with ThreadPoolExecutor(connections) as pool:
-            try:
-                workers = [pool.submit(self._work) for _ in range(connections)]
-                wait(workers, return_when=FIRST_EXCEPTION)
-            finally:
-                self._reader.stop()
-        errors = [error for worker in workers if (error := worker.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
-            raise error
+        tasks = [self._work] * connections
+        run_side_by_side(tasks, connections, self._reader.stop, StoppedError)
 
     def _work(self) -> None:
         for index in _taken(self._left_from_before):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from threading import Lock as Mutex
@@ -15,6 +15,7 @@ from weights.fetching.object_urls import file_url, tarball_url
 from weights.fetching.settings import FetchSettings
 from weights.fetching.web_reader import StoppedError
 from weights.lock import Lock, LockedFile
+from weights.side_by_side import run_side_by_side
 
 # Each thread copies and hashes a file; more than the cores would only wait for each other.
 THREADS = min(8, os.cpu_count() or 1)
@@ -128,13 +129,6 @@ def extract(
 
     # From the tarball's end to its beginning, so that it can shrink.
     files = sorted(enumerate(lock.files), key=lambda entry: -(entry[1].offset or 0))
-    with (
-        LandingFolder(lock, folder, journal, settings.piece_bytes, progress) as landing,
-        ThreadPoolExecutor(THREADS) as pool,
-    ):
-        try:
-            for _ in pool.map(copy, files):
-                pass
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+    with LandingFolder(lock, folder, journal, settings.piece_bytes, progress) as landing:
+        tasks = [partial(copy, entry) for entry in files]
+        run_side_by_side(tasks, THREADS, stopped.set, StoppedError)

@@ -4,8 +4,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -22,6 +22,7 @@ from weights.packing.source import (
     read_source,
 )
 from weights.paths import path_problem
+from weights.side_by_side import run_side_by_side
 
 Progress = Callable[[int], object]
 
@@ -111,27 +112,17 @@ def _copy_all(source: PackSource, target: Path, progress: Progress) -> tuple[Loc
     folders = _make_empty(target, source.files)
     by_size = sorted(source.files.items(), key=lambda entry: -entry[1].size)
     stopped = Event()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        try:
-            copies = {
-                path: pool.submit(
-                    _copy, source.path / path, target / path, file.size, progress, stopped
-                )
-                for path, file in by_size
-            }
-            wait(copies.values(), return_when=FIRST_EXCEPTION)
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-    errors = [
-        error for copy in copies.values() if not copy.cancelled() if (error := copy.exception())
+    tasks = [
+        partial(_copy, source.path / path, target / path, file.size, progress, stopped)
+        for path, file in by_size
     ]
-    for error in sorted(errors, key=lambda error: isinstance(error, _StoppedError)):
-        raise error
+    threads = len(os.sched_getaffinity(0))
+    digests = run_side_by_side(tasks, threads, stopped.set, _StoppedError)
     for folder in folders:
         sync_folder(folder)
+    digest_of = dict(zip((path for path, _ in by_size), digests, strict=True))
     return tuple(
-        LockedFile(path, file.size, copies[path].result()) for path, file in source.files.items()
+        LockedFile(path, file.size, digest_of[path]) for path, file in source.files.items()
     )
 
 
