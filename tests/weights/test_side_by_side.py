@@ -42,6 +42,8 @@ def test_the_first_error_stops_the_others_and_is_the_one_that_is_raised():
         run_side_by_side([wait, fail, wait, wait], 2, stopped.set, StoppedError)
 
 
+# Raised while Python cleans a weak reference up, it is printed and lost.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment_ends_it():
     stopped = threading.Event()
     interrupted = 0
