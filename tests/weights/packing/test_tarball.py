@@ -305,7 +305,8 @@ def test_an_interruption_leaves_the_old_tarball(
 
 
 # Interrupted between opening a file and the `with` that closes it, Python closes it and complains.
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_moment_leaves_nothing(folder, tmp_path, wait_for_threads_to_end):
     (folder / "large.bin").write_bytes(bytes(20 << 20))
     start = time.perf_counter()
