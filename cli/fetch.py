@@ -11,13 +11,14 @@ import os
 import shlex
 from pathlib import Path
 
-from cli.progress import byte_progress, show_log
+from cli.progress import byte_progress
 from weights.errors import UserError
 from weights.fetching.engines import VARIABLE, engine_named
 from weights.fetching.settings import FetchSettings
 from weights.install import install
 from weights.install_check import check_install
 from weights.lock import lock_fields, read_lock
+from weights.log_lines import show_log
 from weights.paths import MARKER
 
 EXAMPLES = """examples:
@@ -64,7 +65,7 @@ def _settings(connections: int) -> FetchSettings:
 
 
 def run(options: argparse.Namespace) -> int:
-    show_log("weights")
+    show_log()
     lock = read_lock(options.lock)
     engine = engine_named(options.engine)
     settings = _settings(options.connections)

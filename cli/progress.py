@@ -1,7 +1,5 @@
-"""What a user sees of long work: bars and the log, on stderr."""
+"""Progress bars on stderr, for whoever watches."""
 
-import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,18 +21,3 @@ def byte_progress(label: str, total: int | None) -> Iterator[Callable[[int], obj
                 bar.update(count)
 
         yield advance
-
-
-class _Lines(logging.Handler):
-    """Prints each message as a line on what is stderr at that moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
-def show_log(package: str) -> None:
-    """Print what `package` logs, information included."""
-    log = logging.getLogger(package)
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Lines) for handler in log.handlers):
-        log.addHandler(_Lines())

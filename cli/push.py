@@ -23,10 +23,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.progress import byte_progress, show_log
+from cli.progress import byte_progress
 from weights.byte_sizes import shown_size
 from weights.errors import OperationError, UserError
 from weights.lock import read_lock, write_lock
+from weights.log_lines import show_log
 from weights.pushing.push import PushedFile, push
 from weights.urls import shown_url
 
@@ -108,7 +109,7 @@ def _print(files: list[PushedFile], url: str, lock_file: Path, as_json: bool) ->
 
 
 def run(options: argparse.Namespace) -> int:
-    show_log("weights")
+    show_log()
     lock_file = options.lock or _lock_file(options.weights)
     lock = read_lock(lock_file)
     if not os.access(lock_file.absolute().parent, os.W_OK):

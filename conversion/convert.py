@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from conversion.plan import ConversionPlan, PlannedModel
 from conversion.resumable_folder import ResumableFolder, resumable_folder
 from conversion.safetensors_writer import write_index, write_shard
 from conversion.text_encoder import write_text_encoder
-from weights.errors import OperationError
+from weights.disk_space import check_space
 
 Advance = Callable[[int], object]
 
@@ -90,18 +89,6 @@ def _fingerprint(plan: ConversionPlan) -> str:
         version("cog-cogvideox"),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raises OperationError when the disk that will hold `folder` has less than `needed` bytes."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise OperationError(
-            f"The disk of {folder} has {free / 1e9:.1f} GB free.",
-            f"{needed / 1e9:.1f} GB are needed.",
-            "Free some space, or choose a destination on another disk.",
-        )
 
 
 def convert(

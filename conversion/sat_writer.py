@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from conversion import transformer_rules, vae_rules
-from conversion.convert import check_space
 from conversion.diffusers_folder import open_folder
 from conversion.new_folder import check_destination, new_folder
 from conversion.pt_writer import write_pt
 from conversion.rules import Drop, Plan, Rule, plan_inverse
 from conversion.tensor_source import FileTensors
+from weights.disk_space import check_space
 from weights.variants import HEAD_DIM, LATENT_CHANNELS, TEMPORAL_COMPRESSION, Variant
 
 TEXT_ENCODER = "t5-v1_1-xxl"

@@ -10,6 +10,7 @@ from weights.caching.use import use_install
 from weights.errors import UserError
 from weights.folder import check_weights_folder, variant_of
 from weights.lock import read_lock
+from weights.log_lines import show_log
 from weights.variants import VARIANTS, Dtype, Task, Variant, variant_named
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,7 @@ def _lock_of(name: str) -> Path:
 
 
 def _used(lock_path: Path) -> Use:
+    show_log()
     lock = read_lock(lock_path)
     cache = cache_from_environment(INSTALLED)
     return use_install(cache, lock, progress=_line_per_gigabyte(lock.name))

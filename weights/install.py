@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 _DEFAULTS = FetchSettings()
 
 
-def _is_install_of(lock: Lock, path: Path) -> bool:
+def is_install_of(lock: Lock, path: Path) -> bool:
+    """Whether what `lock` names is at `path`, whole by the quick check."""
     if not (path / MARKER).is_file():
         return False
     try:
@@ -143,7 +144,7 @@ def install(
     """
     destination = destination.resolve()
     place = place_of(destination)
-    if _is_install_of(lock, destination):
+    if is_install_of(lock, destination):
         sweep(place)
         return destination
     choice = choose_engine(lock, engine)
@@ -152,7 +153,7 @@ def install(
         place.lock_file.parent.mkdir(parents=True, exist_ok=True)
         with locked(place):
             finish_interrupted(place)
-            if not _is_install_of(lock, destination):
+            if not is_install_of(lock, destination):
                 _install(lock, place, choice, settings, progress or (lambda count: None))
             elif place.staging.exists():  # of who was killed after the last rename
                 shutil.rmtree(place.staging)

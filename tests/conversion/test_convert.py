@@ -200,7 +200,7 @@ def test_a_disk_without_space_is_refused_before_anything_is_written(
 ):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(OperationError, match="GB are needed"):
+    with pytest.raises(OperationError, match=r"has 1\.0 kB free\. 15\.3 MB are needed"):
         convert(plan_conversion(nano_sat), tmp_path / "out" / "nano")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -15,8 +15,7 @@ from weights.caching.holds import Use, hold, locked, work_path
 from weights.caching.room import keep_within_limit, make_room
 from weights.errors import OperationError, UserError
 from weights.fetching.landing_folder import Progress
-from weights.install import install
-from weights.install_check import check_install
+from weights.install import install, is_install_of
 from weights.lock import Lock, resolve_url
 from weights.staging import check_destination, place_of
 
@@ -37,27 +36,16 @@ def use_install(cache: Cache, lock: Lock, *, progress: Progress | None = None) -
     version = digest.removeprefix("sha256:")[:12] if digest else "unpinned"
     path = cache.root / f"{lock.name}-{version}"
 
-    def make() -> None:
-        install(lock, path, progress=progress)
+    def is_there() -> bool:
+        return is_install_of(lock, path)
 
-    if use := _hold_whole(path, lambda: _is_install(path)):
-        # `install` has the last word on what is there.
-        with _released_on_error(use):
-            make()
+    if use := _hold_whole(path, is_there):
         return use
     # What `install` would refuse must not cost others their place.
     resolve_url(lock)
     check_destination(place_of(path))
     size = lock.files_size if lock.pinned else None
-    return _make(cache, path, size, lambda: _is_install(path), make)
-
-
-def _is_install(path: Path) -> bool:
-    try:
-        check_install(path)
-    except UserError:
-        return False
-    return True
+    return _make(cache, path, size, is_there, lambda: install(lock, path, progress=progress))
 
 
 def use_file(cache: Cache, name: str, size: int | None, fill: Fill) -> Use:
@@ -141,7 +129,7 @@ def _make(
     path: Path,
     size: int | None,
     is_whole: Callable[[], bool],
-    make: Callable[[], None],
+    make: Callable[[], object],
 ) -> Use:
     """Have `path` made, with room for `size` bytes, and hold it from before it is there."""
     if size is not None and cache.limit is not None and size > cache.limit:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+from weights.disk_space import check_space
 from weights.errors import OperationError, UserError
 from weights.fetching import builtin, local, pget
 from weights.fetching.engines import Choice
@@ -25,21 +26,6 @@ from weights.urls import shown_url
 _log = logging.getLogger(__name__)
 
 _INDEX = "model_index.json"
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Check that the disk of `folder` has room for `needed` bytes.
-
-    Raises:
-        OperationError: it has not.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OperationError(
-            f"The disk of {folder} has {free / 1e9:.1f} GB free.",
-            f"The weights need {needed / 1e9:.1f} GB.",
-            "Free some space, or install on another disk.",
-        )
 
 
 def fetch_pinned(

@@ -2,12 +2,10 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from weights.byte_sizes import shown_size
 from weights.errors import OperationError, UserError
 from weights.folder import WeightsFolder, check_weights_folder, list_files
 from weights.lock import NAME
@@ -101,22 +99,6 @@ def read_blocks(file: Path, size: int) -> Iterator[bytes]:
                 raise _changed(file)
             size -= len(block)
             yield block
-
-
-def check_space(folder: Path, size: int) -> None:
-    """Check that `size` bytes more fit on the disk of `folder`.
-
-    Raises:
-        OperationError: they don't.
-        OSError: there is no such folder.
-    """
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise OperationError(
-            f"The disk of {folder.absolute()} has {shown_size(free)} free.",
-            f"What is packed needs {shown_size(size)}.",
-            "Nothing was written; free some space, or choose a place on another disk.",
-        )
 
 
 def check_lock_fields(name: str | None, url: str | None) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Event
 
 from weights.atomic import sync_folder
+from weights.disk_space import check_space
 from weights.errors import OperationError, UserError
 from weights.lock import Lock, LockedFile
 from weights.packing.source import (
     PackSource,
     check_lock_fields,
-    check_space,
     check_unchanged,
     default_name,
     read_blocks,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from weights.atomic import replacing
+from weights.disk_space import check_space
 from weights.errors import OperationError, UserError
 from weights.lock import Lock, LockedFile
 from weights.packing.generator_thread import in_thread
 from weights.packing.source import (
     PackSource,
     check_lock_fields,
-    check_space,
     check_unchanged,
     default_name,
     read_blocks,
