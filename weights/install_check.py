@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from os import cpu_count
 from pathlib import Path
+from threading import Event
 from typing import NoReturn
 
 from weights.errors import UserError
@@ -12,8 +13,13 @@ from weights.folder import list_files
 from weights.lock import Lock, LockedFile, read_lock
 from weights.paths import MARKER
 from weights.safetensors_header import header_digest, read_header
+from weights.side_by_side import run_side_by_side
 
 _READ_BYTES = 256 << 10
+
+
+class _StoppedError(Exception):
+    """Another file's thread failed, or the user interrupted."""
 
 
 def _refuse(found: str, expected: str) -> NoReturn:
@@ -73,6 +79,24 @@ def _digest(path: Path, progress: Callable[[int], object]) -> str | None:
     return f"sha256:{sha256.hexdigest()}"
 
 
+def _changed(path: Path, marker: Lock, progress: Callable[[int], object]) -> list[str]:
+    """The files whose bytes are not those of the marker."""
+    stopped = Event()
+
+    def report(count: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+        progress(count)
+
+    tasks = [partial(_digest, path / file.path, report) for file in marker.files]
+    digests = run_side_by_side(tasks, cpu_count() or 1, stopped.set, _StoppedError)
+    return [
+        file.path
+        for file, digest in zip(marker.files, digests, strict=True)
+        if digest != file.digest
+    ]
+
+
 def verify_install(path: Path, *, progress: Callable[[int], object] | None = None) -> Lock:
     """Check an install wholly: as `check_install`, and every byte of every file, and no other file.
 
@@ -83,14 +107,7 @@ def verify_install(path: Path, *, progress: Callable[[int], object] | None = Non
         OSError: a folder can't be read.
     """
     marker = check_install(path)
-    report = progress or (lambda count: None)
-    with ThreadPoolExecutor(cpu_count() or 1) as pool:
-        found = pool.map(lambda file: _digest(path / file.path, report), marker.files)
-        changed = [
-            locked.path
-            for locked, digest in zip(marker.files, found, strict=True)
-            if digest != locked.digest
-        ]
+    changed = _changed(path, marker, progress or (lambda count: None))
     if changed:
         _refuse(
             f"Of {path} these files have other bytes or can't be read: {', '.join(changed)}.",

@@ -9,9 +9,10 @@ object), hashed on their way, and read back. What an earlier push finished is no
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Literal
@@ -25,6 +26,7 @@ from weights.pushing.plan import check_public_url, plan_uploads
 from weights.pushing.presigned_put import check_presigned, put_presigned, read_back
 from weights.pushing.read_back import check_content, has_etag
 from weights.pushing.upload import Progress, StoppedError, upload_file
+from weights.side_by_side import run_side_by_side
 from weights.urls import BUCKET_SCHEMES, shown_url
 
 _log = logging.getLogger(__name__)
@@ -86,26 +88,15 @@ def _upload_all(
                 _log.warning("%s", error)
             raise
 
-    futures: dict[Upload, Future[str]] = {}
-    with (
-        bar("Uploading", sum(upload.size for upload in uploads)) as progress,
-        ThreadPoolExecutor(beside) as pool,
-    ):
+    by_size = sorted(uploads, key=lambda upload: -upload.size)
+    with bar("Uploading", sum(upload.size for upload in uploads)) as progress:
+        tasks = [partial(upload_one, upload, progress) for upload in by_size]
         try:
-            for upload in sorted(uploads, key=lambda upload: -upload.size):
-                futures[upload] = pool.submit(upload_one, upload, progress)
-            wait(futures.values(), return_when=FIRST_EXCEPTION)
+            etags = run_side_by_side(tasks, beside, stopped.set, StoppedError)
         except KeyboardInterrupt:
-            _log.warning("Interrupted: what was sent is removed when the parts under way are.")
+            _log.warning("Interrupted: what was sent is removed.")
             raise
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-    done = [future for future in futures.values() if not future.cancelled()]
-    errors = [error for future in done if (error := future.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
-        raise error
-    return {upload: future.result() for upload, future in futures.items()}
+    return dict(zip(by_size, etags, strict=True))
 
 
 def _push_to_bucket(
