@@ -1,10 +1,10 @@
 """Upload packed weights to a bucket, read them back, and write their url into the lock.
 
 OUT is a tarball, or the folder of a split pack, with its lock beside it. A target that ends in a
-slash gets the tarball's name. An object that is something else is never overwritten without
---replace; what an earlier push finished is not sent again. Large files go in parallel parts, which
-an error, Ctrl-C or SIGTERM removes. Only a killed push leaves parts: let a lifecycle rule of the
-bucket abort incomplete multipart uploads.
+slash gets the tarball's name; a signature beside OUT goes along. An object that is something else
+is never overwritten without --replace; what an earlier push finished is not sent again. Large files
+go in parallel parts, which an error, Ctrl-C or SIGTERM removes. Only a killed push leaves parts:
+let a lifecycle rule of the bucket abort incomplete multipart uploads.
 
 Credentials come from the environment or the cloud's own chain:
   s3  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, or the role of the

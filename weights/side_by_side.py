@@ -5,6 +5,7 @@ that the threads of a pool need; then nobody ends. So signals are held back, but
 which the main thread waits for a result, on a queue that is safe to interrupt.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TypeVar
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -64,6 +67,9 @@ def run_side_by_side(
                     failed = ended.get()
                 if failed:
                     break
+        except KeyboardInterrupt:
+            _log.warning("Interrupted: it ends as soon as what is under way has.")
+            raise
         finally:
             stop()
             pool.shutdown(cancel_futures=True)

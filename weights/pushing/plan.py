@@ -1,5 +1,6 @@
 """What a push will do, from the lock, the sizes of the files and the target: nothing is sent."""
 
+import hashlib
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -7,6 +8,7 @@ from weights.buckets import object_key
 from weights.errors import UserError
 from weights.lock import Lock
 from weights.pushing.objects import Upload
+from weights.signature import SUFFIX, signature_url
 from weights.urls import BUCKET_SCHEMES, is_relative, shown_url, url_problem
 
 
@@ -59,6 +61,20 @@ def plan_uploads(lock: Lock, source: Path, target: str) -> list[Upload]:
     for upload in uploads:
         _check_size(upload)
     return uploads
+
+
+def plan_signature(source: Path, place: str) -> list[Upload]:
+    """The signature beside `source`, if there is one, to where fetch looks for it beside `place`.
+
+    Raises:
+        UserError: nothing can be beside `place`.
+    """
+    path = source.parent / f"{source.name}{SUFFIX}"
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return [Upload(path, len(data), digest, signature_url(place))]
 
 
 def check_public_url(url: str, lock: Lock) -> None:

@@ -22,7 +22,7 @@ from weights.buckets import open_bucket
 from weights.errors import OperationError, UserError
 from weights.lock import Lock
 from weights.pushing.objects import StoredObject, Upload, is_stored, stored_object
-from weights.pushing.plan import check_public_url, plan_uploads
+from weights.pushing.plan import check_public_url, plan_signature, plan_uploads
 from weights.pushing.presigned_put import check_presigned, put_presigned, read_back
 from weights.pushing.read_back import check_content, has_etag
 from weights.pushing.upload import Progress, StoppedError, upload_file
@@ -91,11 +91,7 @@ def _upload_all(
     by_size = sorted(uploads, key=lambda upload: -upload.size)
     with bar("Uploading", sum(upload.size for upload in uploads)) as progress:
         tasks = [partial(upload_one, upload, progress) for upload in by_size]
-        try:
-            etags = run_side_by_side(tasks, beside, stopped.set, StoppedError)
-        except KeyboardInterrupt:
-            _log.warning("Interrupted: what was sent is removed.")
-            raise
+        etags = run_side_by_side(tasks, beside, stopped.set, StoppedError)
     return dict(zip(by_size, etags, strict=True))
 
 
@@ -154,7 +150,8 @@ def push(
 ) -> tuple[Lock, list[PushedFile]]:
     """Upload what `lock` names from `source` to `target`; returns the lock that points there.
 
-    `source` is a tarball, or the folder of a split pack. `target` is s3://BUCKET/KEY, gs:// or
+    `source` is a tarball, or the folder of a split pack; a signature beside it goes along, but not
+    through a presigned URL, which is of one object. `target` is s3://BUCKET/KEY, gs:// or
     az://; for a tarball also an http(s):// URL presigned for PUT. `url` is written into the lock in
     place of the target: a CDN's, or the public one of what is uploaded through a presigned URL.
     Without `replace` an object that is something else is never overwritten.
@@ -169,8 +166,9 @@ def push(
     scheme = urlsplit(target).scheme
     if scheme in BUCKET_SCHEMES:
         uploads = plan_uploads(lock, source, target)
-        pushed = _push_to_bucket(uploads, target, replace, bar)
         place = f"{target.removesuffix('/')}/" if lock.split else uploads[0].url
+        uploads += plan_signature(source, place)
+        pushed = _push_to_bucket(uploads, target, replace, bar)
     elif scheme in ("http", "https") and not lock.split:
         [upload] = plan_uploads(lock, source, target)
         pushed = [_push_presigned(upload, url, replace, bar)]

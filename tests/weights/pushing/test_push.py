@@ -7,6 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +22,9 @@ from weights.errors import OperationError, UserError
 from weights.lock import Lock, LockedFile, lock_fields
 from weights.pushing.push import push
 from weights.pushing.upload import part_bytes
+from weights.signature import check_signature, sign
 
+PEM = Encoding.PEM
 LARGE = (16 << 20) + 17  # three parts
 SMALL = 5000
 
@@ -63,6 +72,21 @@ def test_the_object_is_the_tarball_and_the_lock_points_there(bucket, tarball, si
     assert bucket.metadata("deep/my 5b.tar") == {"digest": lock.digest}
     assert (file.uploaded, file.size, file.read_back) == (True, size, "etag")
     assert bucket.uploads() == []
+
+
+def test_a_signature_goes_along_and_is_found_and_held_by_fetch(bucket, tarball, tmp_path):
+    lock = packed_file(tarball, SMALL)
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    private.write_bytes(key.private_bytes(PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(PEM, PublicFormat.SubjectPublicKeyInfo))
+    sign(lock, private, tmp_path / "my 5b.tar.sig")
+    pushed, files = push(lock, tarball, f"s3://{bucket.name}/deep/")
+    assert [file.url for file in files] == [pushed.url, f"{pushed.url}.sig"]
+    check_signature(pushed, public, None)
+    bucket.put("deep/my 5b.tar.sig", b"{}")
+    with pytest.raises(OperationError):
+        check_signature(pushed, public, None)
 
 
 @pytest.mark.parametrize("target", ["", "/", "/x/", "/x/my%205b.tar"])
