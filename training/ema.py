@@ -40,4 +40,5 @@ class Ema:
         assert isinstance(updates, int)
         assert isinstance(average, dict)
         self.updates = updates
-        self.average = average
+        for name, tensor in self.average.items():
+            tensor.copy_(average[name])

@@ -21,9 +21,9 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         self._settings_file = path / "settings.json"
-        text = json.dumps(settings, indent=2)
+        text = json.dumps(settings, indent=2).encode()
         if path.exists() and any(path.iterdir()):
-            known = self._settings_file.read_text() if self._settings_file.is_file() else None
+            known = self._settings_file.read_bytes() if self._settings_file.is_file() else None
             if known != text:
                 what = "no training run" if known is None else "a run with other settings"
                 raise UserError(
@@ -33,12 +33,16 @@ class RunFolder:
                 )
         path.mkdir(parents=True, exist_ok=True)
         with replacing(self._settings_file) as file:
-            file.write(text.encode())
+            file.write(text)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None for a run that begins."""
+        """The state that was saved last; None for a run that begins.
+
+        What was logged after it is done again, and logged again, so it leaves the log.
+        """
         path = self.path / "state.pt"
         if not path.is_file():
+            (self.path / "log.jsonl").unlink(missing_ok=True)
             return None
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         self._drop_lines_after(int(state["step"]))
@@ -55,7 +59,6 @@ class RunFolder:
             file.write(f"{json.dumps(values)}\n")
 
     def _drop_lines_after(self, step: int) -> None:
-        """What was logged after the last save is done again, and logged again."""
         path = self.path / "log.jsonl"
         if not path.is_file():
             return

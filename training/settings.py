@@ -53,6 +53,7 @@ def read_settings(path: Path, kind: type[_Settings]) -> _Settings:
 
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        # PyYAML lets a bare ValueError out for a date like 2026-02-31.
         raise _refuse(path, f"can't be read ({error})", "A YAML file is expected.") from None
     return _fields(path, kind, values)

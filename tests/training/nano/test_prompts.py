@@ -5,7 +5,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from transformers import T5Tokenizer
 
+from conversion import nano_text_encoder
 from training.nano.prompts import (
     COMBINATIONS,
     HELD_OUT,
@@ -60,6 +62,31 @@ def test_words_are_the_vocabulary_and_fit_the_text_encoder():
     assert used == set(WORDS) - set(RESERVED)
     assert len(RESERVED) >= 12
     assert all(word.isalpha() and word.islower() for word in WORDS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    nano_text_encoder.write_tokenizer(folder)
+    return T5Tokenizer.from_pretrained(folder)
+
+
+def test_every_word_is_one_token_of_its_own(tokenizer):
+    assert set(WORDS) <= set(nano_text_encoder.WORDS)
+    tokens = [tokenizer(word).input_ids for word in WORDS]
+    assert {len(ids) for ids in tokens} == {2}
+    assert {ids[1] for ids in tokens} == {tokenizer.eos_token_id}
+    assert len({ids[0] for ids in tokens} - set(tokenizer.all_special_ids)) == len(WORDS)
+    assert [tokenizer.decode(ids[:1]).strip() for ids in tokens] == list(WORDS)
+
+
+def test_every_prompt_and_its_end_token_fit_the_text_encoder(tokenizer):
+    rng = np.random.default_rng(0)
+    for colour, shape, direction in COMBINATIONS:
+        scene = random_scene(rng, colour=colour, shape=shape, direction=direction)
+        for prompt in [prompt_of(scene), *paraphrases((colour, shape, direction))]:
+            ids = tokenizer(prompt).input_ids
+            assert len(ids) == len(prompt.split()) + 1 <= VARIANTS["nano"].text_tokens, prompt
 
 
 @pytest.mark.parametrize(
