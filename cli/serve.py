@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with running_server(runner, weights=weights, port=options.port, on_line=tell) as server:
             tell(f"Ready at {server.url} (Ctrl-C ends it).")
-            code = server.process.wait()
+            code = server.wait()
             tell(f"The server ended by itself with exit code {code}.")
             return 1
     except KeyboardInterrupt:

@@ -12,14 +12,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from cli.held_signals import HeldSignals
 from cli.prediction_client import health
 from cli.runners import ROOT, RunnerFile
 from cli.server_log import ServerLog
@@ -41,6 +40,15 @@ class Server:
     url: str
     process: subprocess.Popen[str]
     log: ServerLog
+    _signals: HeldSignals
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself, which gives its exit code, or until Ctrl-C."""
+        # Not Popen.wait(): a signal in the moment before it sleeps would be seen only after it.
+        while (code := self.process.poll()) is None:
+            self._signals.check()
+            time.sleep(_POLL_SECONDS)
+        return code
 
 
 @contextmanager
@@ -65,18 +73,22 @@ def running_server(
     port = free_port() if port is None else _require_free(port)
     cache = ROOT / ".cache"
     cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="server-", dir=cache) as directory:
+    with (
+        HeldSignals() as signals,
+        tempfile.TemporaryDirectory(prefix="server-", dir=cache) as directory,
+    ):
         _write_schema(runner, Path(directory))
-        with _signals_held():
-            process = _start(runner, Path(directory), weights, port)
+        signals.check()
+        process = _start(runner, Path(directory), weights, port)
         assert process.stdout is not None
         log = ServerLog(process.stdout, on_line)
         try:
-            server = Server(f"http://127.0.0.1:{port}", process, log)
-            _wait_until_ready(server)
-            yield server
+            server = Server(f"http://127.0.0.1:{port}", process, log, signals)
+            _wait_until_ready(server, signals)
+            with signals.raised_at_once():
+                yield server
         finally:
-            _end_group(process)
+            _end_group(process, signals)
             log.wait(GRACE_SECONDS)
             _remove_leftovers(log)
 
@@ -120,8 +132,9 @@ def _start(runner: RunnerFile, directory: Path, weights: str, port: int) -> subp
     )
 
 
-def _wait_until_ready(server: Server) -> None:
+def _wait_until_ready(server: Server, signals: HeldSignals) -> None:
     while True:
+        signals.check()
         if (code := server.process.poll()) is not None:
             raise OperationError(
                 f"The Cog server ended with exit code {code} before it was ready.",
@@ -152,17 +165,22 @@ def _tail(log: ServerLog) -> str:
     return "\n".join(f"  {line}" for line in log.tail)
 
 
-def _end_group(process: subprocess.Popen[str]) -> None:
+def _end_group(process: subprocess.Popen[str], signals: HeldSignals) -> None:
     """End every process of the group: kindly, after a grace time or a second Ctrl-C by force."""
     try:
         _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while _signal_group(process, 0) and time.monotonic() < deadline:
-            process.poll()  # Without this the ended server stays in its group as a zombie.
-            time.sleep(_POLL_SECONDS)
+        _wait_for_group(process, lambda: signals.came)
     finally:
         _signal_group(process, signal.SIGKILL)
         process.wait()
+        _wait_for_group(process, lambda: False)  # A killed worker takes a moment to end, too.
+
+
+def _wait_for_group(process: subprocess.Popen[str], hurried: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while _signal_group(process, 0) and time.monotonic() < deadline and not hurried():
+        process.poll()  # Without this the ended server stays in its group as a zombie.
+        time.sleep(_POLL_SECONDS)
 
 
 def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
@@ -179,28 +197,6 @@ def _remove_leftovers(log: ServerLog) -> None:
         # A caller of PUT chooses the id: it must not lead elsewhere.
         if Path(name).name == name:
             shutil.rmtree(_COGLET_LEFTOVERS / name, ignore_errors=True)
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Signals that come while a process is being started are delivered after it, so that it is
-    never left behind without an owner."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-
-    def hold(number: int, _frame: FrameType | None) -> None:
-        held.append(number)
-
-    previous = {caught: signal.signal(caught, hold) for caught in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for caught, handler in previous.items():
-            signal.signal(caught, handler)
-        for number in held:
-            signal.raise_signal(number)
 
 
 def free_port() -> int:

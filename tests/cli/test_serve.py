@@ -1,5 +1,6 @@
 """`cogvideox serve` leaves no process behind, however and whenever it is ended."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -41,12 +42,25 @@ def test_no_process_is_left(tiny_folder, moment, number, code):
         stderr=subprocess.PIPE,
         text=True,
     )
-    with serving, serving.stderr as lines:
-        next(line for line in lines if moment in line)
-        assert len(processes_marked(mark)) >= 3  # The command, the server and its worker.
-        serving.send_signal(number)
-        assert serving.wait(timeout=30) == code
-    assert processes_marked(mark) == []
+    try:
+        with serving.stderr as lines:
+            said = ""
+            while moment not in said:
+                line = lines.readline()
+                assert line, said
+                said += line
+            assert len(processes_marked(mark)) >= 3  # The command, the server and its worker.
+            serving.send_signal(number)
+            ended = serving.wait(timeout=60)
+            assert ended == code, said + lines.read()
+        assert processes_marked(mark) == []
+    finally:
+        # Whatever a failure leaves must not disturb other tests, nor wait for itself here.
+        serving.kill()
+        for left in processes_marked(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+        serving.wait()
 
 
 @pytest.mark.parametrize(

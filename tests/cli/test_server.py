@@ -1,11 +1,14 @@
 """The server is ended with all its processes, however it ends, and says why it does not start."""
 
 import os
+import signal
 import socket
+import weakref
 from pathlib import Path
 
 import pytest
 
+import cli.server
 from cli.runners import ROOT, RunnerFile
 from cli.server import running_server
 from weights.errors import OperationError, UserError
@@ -70,6 +73,112 @@ def test_a_worker_that_ignores_sigterm_is_killed(runner, monkeypatch):
     with running_server(runner(setup), weights="w") as server:
         pass
     assert not group_exists(server.process.pid)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The servers that were started."""
+    processes = []
+    start = cli.server._start
+
+    def started(*arguments):
+        processes.append(start(*arguments))
+        return processes[-1]
+
+    monkeypatch.setattr("cli.server._start", started)
+    yield processes
+    for process in processes:  # Nothing, unless a test failed.
+        if group_exists(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+class InterruptError(Exception):
+    """What the signal of these tests raises, as Ctrl-C raises KeyboardInterrupt."""
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def number(request):
+    def interrupt(*_):
+        raise InterruptError
+
+    before = signal.signal(request.param, interrupt)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def interrupt_where_python_loses_it(number):
+    """Errors in a finalizer are printed and forgotten."""
+
+    class Finalized:
+        pass
+
+    weakref.finalize(Finalized(), signal.raise_signal, number)
+
+
+def test_a_signal_is_not_lost_while_the_server_starts(runner, started, number, monkeypatch):
+    def health(url):
+        interrupt_where_python_loses_it(number)
+        return real_health(url)
+
+    real_health = cli.server.health
+    monkeypatch.setattr("cli.server.health", health)
+    with pytest.raises(InterruptError), running_server(runner("pass"), weights="w"):
+        pytest.fail("it must not become ready")
+    assert not group_exists(started[0].pid)
+
+
+def test_a_signal_leaves_no_server_that_was_just_started(runner, started, number, monkeypatch):
+    def start(*arguments):
+        process = recorded_start(*arguments)
+        signal.raise_signal(number)
+        return process
+
+    recorded_start = cli.server._start
+    monkeypatch.setattr("cli.server._start", start)
+    with pytest.raises(InterruptError), running_server(runner("pass"), weights="w"):
+        pytest.fail("it must not become ready")
+    assert not group_exists(started[0].pid)
+
+
+# Python says that it loses it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_was_lost_ends_the_wait_for_the_server(runner, started, number):
+    with running_server(runner("pass"), weights="w") as server:
+        interrupt_where_python_loses_it(number)
+        with pytest.raises(InterruptError):
+            server.wait()
+    assert not group_exists(started[0].pid)
+
+
+def test_a_signal_inside_is_raised_at_once_and_only_once(runner, started, number):
+    with running_server(runner("pass"), weights="w"), pytest.raises(InterruptError):
+        signal.raise_signal(number)
+    assert not group_exists(started[0].pid)
+
+
+def test_a_second_signal_ends_the_server_by_force(runner, started, number, monkeypatch):
+    monkeypatch.setattr("cli.server.GRACE_SECONDS", 3600)
+    kill = os.killpg
+
+    def killpg(group, sent):
+        kill(group, sent)
+        if sent == signal.SIGTERM:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("os.killpg", killpg)
+    setup = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with pytest.raises(InterruptError), running_server(runner(setup), weights="w"):
+        signal.raise_signal(number)
+    monkeypatch.undo()
+    assert not group_exists(started[0].pid)
+
+
+def test_the_wait_ends_with_the_server(runner, started):
+    with running_server(runner("pass"), weights="w") as server:
+        os.kill(server.process.pid, signal.SIGKILL)
+        assert server.wait() == -signal.SIGKILL
 
 
 def test_a_setup_that_fails_is_reported_with_its_message(runner):

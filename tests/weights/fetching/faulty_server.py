@@ -70,8 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
                 body = answer.body[: answer.sent]
                 for start in range(0, len(body), _SLICE_BYTES):
                     piece = body[start : start + _SLICE_BYTES]
-                    self.wfile.write(piece)
+                    # Before it goes: what a client has got is counted, whoever runs next.
                     self.server.owner.count_sent(len(piece))
+                    self.wfile.write(piece)
         except OSError:  # the client gave up or was killed, as some tests do
             self.close_connection = True
             return
@@ -108,7 +109,8 @@ class _Http(ThreadingHTTPServer):
 class FaultyServer:
     """Serves bytes by path, wrongly where told to, and keeps what was asked for.
 
-    `stalled` is set when an answer stalls. `sent` counts the bytes of all bodies.
+    `stalled` is set when an answer stalls. `sent` counts the bytes of all bodies, before they
+    go out.
     """
 
     def __init__(self) -> None:
@@ -147,7 +149,7 @@ class FaultyServer:
             self._rules.clear()
 
     def when_sent(self, count: int, action: Callable[[], object]) -> None:
-        """Do `action` as soon as `count` bytes of bodies were sent in all."""
+        """Do `action` just before the slice goes out that makes it `count` bytes of bodies."""
         with self._lock:
             self._triggers.append((count, action))
             self.count_sent(0)
