@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.nano.prompts import Combination
 from training.nano.scenes import COLOURS, DIRECTIONS, FRAMES, SHAPES, SIZE, Pixels
-from training.nano.tracker import is_right, judge, shape_is_right
+from training.nano.tracker import is_right, judge, shape_is_clean, shape_is_right
 
 _ZOOM = 2
 _GAP = 8
@@ -31,8 +31,9 @@ class WordScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Shares of clips that show the colour, shape, direction and all three as asked.
+    """Shares of clips that show the colour, shape, direction and all three (`right`) as asked.
 
+    `clean` is the share that is right and whose shape is clean too, by the tracker's stricter rule.
     `mean_iou` is with the asked shape. `dataclasses.asdict` gives what JSON can hold.
     """
 
@@ -41,6 +42,7 @@ class Score:
     shape: float
     direction: float
     right: float
+    clean: float
     mean_iou: float
     words: dict[str, WordScore]
 
@@ -65,6 +67,7 @@ def score(clips: Iterable[Pixels], asked: Sequence[Combination]) -> Score:
     shape = np.array([shape_is_right(verdict, asked[1]) for verdict, asked in pairs])
     direction = np.array([verdict.direction == asked[2] for verdict, asked in pairs])
     right = np.array([is_right(verdict, *asked) for verdict, asked in pairs])
+    clean = right & [shape_is_clean(verdict, asked[1]) for verdict, asked in pairs]
     words = {}
     for place, (names, word) in enumerate(
         ((COLOURS, colour), (SHAPES, shape), (DIRECTIONS, direction))
@@ -79,6 +82,7 @@ def score(clips: Iterable[Pixels], asked: Sequence[Combination]) -> Score:
         shape=float(shape.mean()),
         direction=float(direction.mean()),
         right=float(right.mean()),
+        clean=float(clean.mean()),
         mean_iou=float(np.mean([verdict.ious[asked[1]] for verdict, asked in pairs])),
         words=words,
     )

@@ -1,4 +1,4 @@
-"""Clips that a judge must refuse: what a half-trained or careless denoiser paints.
+"""Clips that are not right or not clean: what a half-trained or careless denoiser paints.
 
 Each entry of BAD_CLIPS turns a scene into pixels that are not quite what the scene says.
 """
@@ -310,6 +310,15 @@ BAD_CLIPS: dict[str, Callable] = {
         )
     },
 }
+# Faults that leave a clip right, and that only the stricter rule refuses.
+RIGHT_BUT_NOT_CLEAN = frozenset(
+    {
+        *("hollow by 0.35", "dented", "pale inside", "textured", "two coloured", "speck", "ghost"),
+        *("with a trail", "smeared", "mean of speeds", "mean of places"),
+    }
+)
+# The same for some shapes and sizes.
+SOMETIMES_RIGHT = frozenset({"horned square", "rounded square", "mean of shapes", "shape changes"})
 # Deformations of one shape only.
 SHAPES_OF = {
     "horned square": ("square",),

@@ -21,7 +21,8 @@ def test_the_score_of_the_ground_truth_is_full():
     drawn = scenes(30)
     result = score(map(render, drawn), [combination_of(scene) for scene in drawn])
     assert result.clips == 30
-    assert (result.colour, result.shape, result.direction, result.right) == (1, 1, 1, 1)
+    assert (result.colour, result.shape, result.direction) == (1, 1, 1)
+    assert (result.right, result.clean) == (1, 1)
     assert result.mean_iou > 0.97
     assert set(result.words) == {word for scene in drawn for word in combination_of(scene)}
     assert sum(result.words[shape].clips for shape in ("circle", "square", "triangle")) == 30
@@ -37,10 +38,26 @@ def test_a_fault_is_counted_where_it_is():
     assert asdict(result.words["up"]) == {"clips": 4, "word": 0.75, "right": 0.75}
 
 
+def test_a_ghost_leaves_a_clip_right_and_not_clean():
+    drawn = scenes(4)
+    clips = [BAD_CLIPS["ghost"](drawn[0]), *map(render, drawn[1:])]
+    result = score(clips, [combination_of(scene) for scene in drawn])
+    assert (result.shape, result.right, result.clean) == (1, 1, 0.75)
+
+
+def test_a_clean_shape_of_another_colour_is_no_clean_clip():
+    drawn = scenes(4)
+    clips = [BAD_CLIPS["grey"](drawn[0]), *map(render, drawn[1:])]
+    result = score(clips, [combination_of(scene) for scene in drawn])
+    assert (result.shape, result.right, result.clean) == (1, 0.75, 0.75)
+
+
 def test_a_model_with_its_words_swapped_scores_near_nothing():
     drawn = scenes(30)
     swapped = [combination_of(scene) for scene in (*drawn[1:], drawn[0])]
-    assert score(map(render, drawn), swapped).right <= 0.1
+    result = score(map(render, drawn), swapped)
+    assert result.right <= 0.1
+    assert result.clean <= 0.1
 
 
 def test_the_score_can_be_kept_as_json():
