@@ -22,6 +22,12 @@ class RunFolder:
         self.path = path
         self._settings_file = path / "settings.json"
         text = json.dumps(settings, indent=2).encode()
+        if path.exists() and not path.is_dir():
+            raise UserError(
+                f"{path} is a file.",
+                "A new or empty folder is expected, or the run that is to go on.",
+                "Choose another path.",
+            )
         if path.exists() and any(path.iterdir()):
             known = self._settings_file.read_bytes() if self._settings_file.is_file() else None
             if known != text:

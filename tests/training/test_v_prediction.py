@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.noise_schedule import alphas_cumprod
-from training.v_prediction import add_noise, denoised, loss_weight, velocity
+from training.v_prediction import (
+    add_noise,
+    denoised,
+    implied_noise,
+    loss_weight,
+    velocity,
+    velocity_towards,
+)
 
 SEEDS = st.integers(0, 2**32)
 ALPHAS = st.lists(st.floats(0, 1), min_size=1, max_size=4)
@@ -36,8 +43,19 @@ def test_noisy_latents_and_velocity_give_back_latents_and_noise(seed, alphas, sh
     alphas = doubles(alphas)
     noisy, target = add_noise(latents, noise, alphas), velocity(latents, noise, alphas)
     assert torch.allclose(denoised(noisy, target, alphas), latents)
-    for n, alpha in enumerate(alphas.tolist()):
-        assert torch.allclose((1 - alpha) ** 0.5 * noisy[n] + alpha**0.5 * target[n], noise[n])
+    assert torch.allclose(implied_noise(noisy, target, alphas), noise)
+
+
+@given(SEEDS, ALPHAS_BELOW_1, SHAPES)
+def test_the_velocity_towards_latents_leads_there_from_anywhere(seed, alphas, shape):
+    latents, anywhere = drawn(seed, alphas, shape)
+    alphas = doubles(alphas)
+    leading = velocity_towards(latents, anywhere, alphas)
+    assert torch.allclose(denoised(anywhere, leading, alphas), latents)
+    noise = drawn(seed + 1, alphas, shape)[0]
+    noisy = add_noise(latents, noise, alphas)
+    expected = velocity(latents, noise, alphas)
+    assert torch.allclose(velocity_towards(latents, noisy, alphas), expected)
 
 
 @given(SEEDS, ALPHAS)

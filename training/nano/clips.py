@@ -19,10 +19,11 @@ _BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """N clips: `latents`, `images` `[N, F, C, H, W]`, `weights` `[N, F, 1, H, W]`, `words` `[N]`.
+    """N clips, as latents in the shape that the model sees.
 
-    Of `images` only frame 0 is there, the latent of the first frame alone; `weights` say how much
-    of the shape a cell has, 0 or 1; `words` are indices of COMBINATIONS.
+    `latents` `[N, F, C, H, W]` float16 are of whole clips, `images` `[N, 1, C, H, W]` float16 of
+    their first frames alone. `weights` `[N, F, 1, H, W]` float32 are 1 where a cell has a piece of
+    the shape and 0 elsewhere. `words` `[N]` int64 are indices of COMBINATIONS.
     """
 
     latents: torch.Tensor
@@ -51,7 +52,11 @@ def make_clips(
     *,
     independent_start: bool,
 ) -> Clips:
-    """Draw `count` scenes and encode them; the same seed gives the same clips."""
+    """Draw `count` scenes and encode them on the CPU; the same seed gives the same clips.
+
+    Combinations of words that are held out are never drawn. With `independent_start` the first
+    frame says nothing of the direction.
+    """
     rng = np.random.default_rng([seed, 7])
     latents, images, weights, words = [], [], [], []
     for number in Steps("Clips", 0, -(-count // _BATCH)):
@@ -61,8 +66,9 @@ def make_clips(
         ]
         pixels = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
         clips = pixels.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        latents.append(encode(vae, clips, variant))
-        images.append(encode(vae, clips[:, :, :1], variant))
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(encode(vae, clips, variant).half())
+            images.append(encode(vae, clips[:, :, :1], variant).half())
         mask = torch.from_numpy(np.stack([masks(scene) for scene in scenes]))
         weights.append(_cells(mask, variant))
         words += [COMBINATIONS.index(combination_of(scene)) for scene in scenes]
@@ -70,7 +76,7 @@ def make_clips(
 
 
 def save_clips(clips: Clips, path: Path) -> None:
-    """Keep clips in a safetensors file."""
+    """Keep clips in a safetensors file, which is there whole or not at all."""
     tensors = {name: getattr(clips, name).contiguous() for name in Clips.__slots__}
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary)

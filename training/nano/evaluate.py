@@ -252,13 +252,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 failed, 130 interrupted."""
+    """Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     options = _parser().parse_args(argv)
     try:
         _run(options)
     except UserError as error:
         print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("evaluate: interrupted.", file=sys.stderr)
         return 130

@@ -1,18 +1,21 @@
 """Trains nano's image-to-video denoiser, from the text-to-video pipeline.
 
-    python -m training.nano.image_to_video_recipe OUT --text-to-video T2V_RUN/pipeline
-
 The latent of the first frame stands beside the noise, zeros beside the frames after it. Starts are
 drawn independently of the direction, so that the image gives nothing of it away.
+
+Writes OUT/pipeline, a diffusers CogVideoXImageToVideoPipeline. A run that was interrupted goes on
+from its last save when the same command comes again. Clips are drawn and encoded on the CPU, once.
 """
 
-import argparse
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.devices import device_named
 from training.nano.models import NANO_I2V, new_transformer
 from training.nano.text_to_video_recipe import (
     Denoiser,
@@ -21,10 +24,17 @@ from training.nano.text_to_video_recipe import (
     save_pipeline,
     train_denoiser,
 )
+from training.nano.trained_models import load_text_to_video
+from training.recipe_command import recipe_parser, run_recipe
 from training.run_folder import RunFolder
 from training.settings import read_settings
 
 SETTINGS = Path(__file__).with_name("image_to_video.yaml")
+EXAMPLES = """examples:
+  python -m training.nano.image_to_video_recipe runs/i2v --text-to-video runs/t2v/pipeline
+  python -m training.nano.image_to_video_recipe runs/i2v --text-to-video runs/t2v/pipeline \\
+      --settings my_image_to_video.yaml --device cuda
+"""
 
 
 def widened(transformer: Any) -> Any:
@@ -42,36 +52,52 @@ def widened(transformer: Any) -> Any:
     return wide
 
 
-def train_image_to_video(folder: Path, source: Path, settings: DenoiserSettings) -> Path:
+def train_image_to_video(
+    folder: Path, source: Path, settings: DenoiserSettings, device_name: str = "cpu"
+) -> Path:
     """Train nano-i2v in `folder` from the text-to-video pipeline `source`; returns its folder.
 
     Raises:
-        UserError: `folder` holds another run.
+        UserError: `folder` holds another run, `source` holds no text-to-video pipeline of nano, or
+            there is no such device.
     """
-    from diffusers import CogVideoXPipeline
-
+    device = device_named(device_name)
+    parts = load_text_to_video(source)
     run = RunFolder(folder, dataclasses.asdict(settings) | {"text_to_video": str(source)})
-    pipe = CogVideoXPipeline.from_pretrained(source, dtype=torch.float32, local_files_only=True)
-    clips = prepared_clips(folder, pipe.vae.eval(), settings, i2v=True)
-    denoiser = Denoiser(widened(pipe.transformer), pipe.text_encoder)
+    clips = prepared_clips(folder, parts.vae, settings, i2v=True)
+    denoiser = Denoiser(widened(parts.transformer), parts.text_encoder)
     denoiser.requires_grad_(True)
     train_denoiser(
-        run, settings, denoiser, clips, pipe.tokenizer, image_to_video=True, label="Image to video"
+        run,
+        settings,
+        denoiser,
+        clips,
+        parts.tokenizer,
+        device=device,
+        image_to_video=True,
+        label="Image to video",
     )
-    return save_pipeline(folder / "pipeline", denoiser, pipe.vae, source / "tokenizer")
+    return save_pipeline(folder / "pipeline", denoiser, parts.vae, source / "tokenizer")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = recipe_parser("training.nano.image_to_video_recipe", __doc__, EXAMPLES, SETTINGS)
+    parser.add_argument(
+        "--text-to-video",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="what text_to_video_recipe trained",
     )
-    parser.add_argument("folder", type=Path, metavar="OUT")
-    parser.add_argument("--text-to-video", type=Path, required=True, help="the pipeline's folder")
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
-    options = parser.parse_args()
-    settings = read_settings(options.settings, DenoiserSettings)
-    print(train_image_to_video(options.folder, options.text_to_video, settings))
+    options = parser.parse_args(argv)
+
+    def train() -> Path:
+        settings = read_settings(options.settings, DenoiserSettings)
+        return train_image_to_video(options.folder, options.text_to_video, settings, options.device)
+
+    return run_recipe("image_to_video_recipe", options.folder, train)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,8 +2,8 @@
 
 The encoder's last convolution takes the channels' means away and divides by their spreads; every
 convolution of the decoder that reads latents undoes that. It is exact but at the border of the
-decoder's first convolution, which pads with zeros where it then should pad with the old means; some
-training steps after it mend that.
+decoder's first convolution: the zeros it pads with now stand for the old means. Some training steps
+after it mend that.
 """
 
 from typing import Any
@@ -19,7 +19,11 @@ def _undo(convolution: torch.nn.Conv3d, mean: torch.Tensor, spread: torch.Tensor
 
 
 def normalise_latents(vae: Any, clips: torch.Tensor) -> None:
-    """Measure the latents of `clips` `[B, 3, F, H, W]` and fold their moments into the weights."""
+    """Measure the latents of `clips` and fold their moments into the weights.
+
+    `vae` is a diffusers AutoencoderKLCogVideoX, changed in place; `clips` `[B, 3, F, H, W]` are
+    float32 in -1…1. The latents are the means that the encoder gives, without sampling.
+    """
     with torch.no_grad():
         _fold(vae, vae.encode(clips).latent_dist.mean)
 

@@ -1,10 +1,12 @@
 """Trains nano's VAE: pixels to latents of unit variance, and back.
 
-python -m training.nano.vae_recipe OUT [--settings training/nano/vae.yaml]
+Writes OUT/vae, a diffusers AutoencoderKLCogVideoX. A run that was interrupted goes on from its last
+save when the same command comes again.
 """
 
-import argparse
 import dataclasses
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,50 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.devices import device_named, on_cpu
 from training.lr_schedules import warmup_cosine
 from training.nano.latent_moments import normalise_latents
 from training.nano.models import new_vae
-from training.nano.scenes import masks, random_scene, render
+from training.nano.scenes import FRAMES, SIZE, masks, random_scene, render
 from training.progress import Steps
+from training.recipe_command import recipe_parser, run_recipe
 from training.run_folder import RunFolder
+from training.setting_ranges import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    check_ranges,
+    refuse_setting,
+)
 from training.settings import read_settings
+from weights.variants import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 
 SETTINGS = Path(__file__).with_name("vae.yaml")
+EXAMPLES = """examples:
+  python -m training.nano.vae_recipe runs/vae
+  python -m training.nano.vae_recipe runs/vae --settings my_vae.yaml --device cuda
+"""
+_RANGES = {
+    "seed": SEED,
+    "learning_rate": POSITIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "clip_norm": POSITIVE,
+    "shape_weight": NOT_NEGATIVE,
+    "kl_weight": NOT_NEGATIVE,
+    "moments_weight": NOT_NEGATIVE,
+    "decoder_noise": NOT_NEGATIVE,
+    "save_every": COUNT,
+}
+_STAGE_RANGES = {
+    "pixels": (SPATIAL_COMPRESSION, SIZE),
+    "frames": (1, FRAMES),
+    "batch": COUNT,
+    "steps": COUNT,
+}
+# The decoder gives back as many frames as it was encoded from if there is an odd number of latents.
+_FRAME_STEP = 2 * TEMPORAL_COMPRESSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +72,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class VaeSettings:
-    """vae.yaml; the comments there say what each is."""
+    """vae.yaml; the comments there say what each is.
+
+    Raises:
+        UserError: a number makes no sense.
+    """
 
     seed: int
     stages: tuple[Stage, ...]
@@ -48,6 +89,23 @@ class VaeSettings:
     moments_weight: float
     decoder_noise: float
     save_every: int
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+        if not self.stages:
+            raise refuse_setting("stages", "empty", "One stage or more is expected.")
+        for number, stage in enumerate(self.stages):
+            _check_stage(stage, f"stages[{number}].")
+
+
+def _check_stage(stage: Stage, prefix: str) -> None:
+    check_ranges(stage, _STAGE_RANGES, prefix)
+    if stage.pixels % SPATIAL_COMPRESSION:
+        expected = f"A multiple of {SPATIAL_COMPRESSION} is expected."
+        raise refuse_setting(f"{prefix}pixels", stage.pixels, expected)
+    if stage.frames % _FRAME_STEP != 1:
+        expected = f"A multiple of {_FRAME_STEP} and one more is expected."
+        raise refuse_setting(f"{prefix}frames", stage.frames, expected)
 
 
 def _stage_at(settings: VaeSettings, step: int) -> Stage:
@@ -90,9 +148,13 @@ def batch_at(settings: VaeSettings, step: int) -> tuple[torch.Tensor, torch.Tens
     return clips, weights / weights.mean()
 
 
-def _loss(
+def loss_of(
     vae: Any, clips: torch.Tensor, weights: torch.Tensor, settings: VaeSettings, noise: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of a batch, and what the log says of it.
+
+    `noise` is the spread of what is added to the latents before the decoder.
+    """
     posterior = vae.encode(clips).latent_dist
     latents = posterior.sample()
     pixels = vae.decode(latents + noise * torch.randn_like(latents)).sample.float()
@@ -114,16 +176,17 @@ def _set_memory_format(vae: Any, layout: torch.memory_format) -> None:
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-def train_vae(folder: Path, settings: VaeSettings) -> Path:
+def train_vae(folder: Path, settings: VaeSettings, device_name: str = "cpu") -> Path:
     """Train, or go on training, in `folder`; returns the folder of the diffusers VAE.
 
     Raises:
-        UserError: `folder` holds another run.
+        UserError: `folder` holds another run, or there is no such device.
     """
+    device = device_named(device_name)
     run = RunFolder(folder, dataclasses.asdict(settings))
     steps = sum(stage.steps for stage in settings.stages)
     torch.manual_seed(settings.seed)
-    vae = new_vae()
+    vae = new_vae().to(device)
     _set_memory_format(vae, torch.channels_last_3d)
     optimizer = torch.optim.AdamW(
         vae.parameters(),
@@ -144,10 +207,11 @@ def train_vae(folder: Path, settings: VaeSettings) -> Path:
         clips, weights = batch_at(settings, step)
         if step == steps - settings.stages[-1].steps:
             many = torch.cat([batch_at(settings, steps + n)[0] for n in range(16)])
-            normalise_latents(vae, many)
+            normalise_latents(vae, many.to(device))
         last = _stage_at(settings, step) is settings.stages[-1]
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, values = _loss(vae, clips, weights, settings, settings.decoder_noise * last)
+        clips, weights = clips.to(device), weights.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, values = loss_of(vae, clips, weights, settings, settings.decoder_noise * last)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), settings.clip_norm)
@@ -155,23 +219,24 @@ def train_vae(folder: Path, settings: VaeSettings) -> Path:
         if (step + 1) % 10 == 0:
             run.log(step=step + 1, **values)
         if (step + 1) % settings.save_every == 0 or step + 1 == steps:
-            run.save(
-                {"step": step + 1, "vae": vae.state_dict(), "optimizer": optimizer.state_dict()}
-            )
+            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict()}
+            run.save({"step": step + 1, **on_cpu(state)})
     _set_memory_format(vae, torch.contiguous_format)
     vae.save_pretrained(folder / "vae")
     return folder / "vae"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, metavar="OUT")
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
-    options = parser.parse_args()
-    print(train_vae(options.folder, read_settings(options.settings, VaeSettings)))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = recipe_parser("training.nano.vae_recipe", __doc__, EXAMPLES, SETTINGS)
+    options = parser.parse_args(argv)
+
+    def train() -> Path:
+        settings = read_settings(options.settings, VaeSettings)
+        return train_vae(options.folder, settings, options.device)
+
+    return run_recipe("vae_recipe", options.folder, train)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -243,7 +243,7 @@ def test_the_command_prints_a_table_or_json_and_draws_a_sheet(
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_anything_is_loaded(options, said, capsys):
-    assert main(["nowhere", *options]) == 1
+    assert main(["nowhere", *options]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
