@@ -9,11 +9,13 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from training.devices import DEVICES
 from training.nano import image_to_video_recipe, text_to_video_recipe, vae_recipe
+from training.nano.denoiser_settings import DenoiserSettings
 from training.nano.evaluate import report_table
 from training.nano.release import release
 from training.settings import read_settings
@@ -40,15 +42,15 @@ def _stage(out: Path, name: str) -> Iterator[None]:
         print(f"== {name}: {minutes[name]} min", file=sys.stderr, flush=True)
 
 
-def train_nano(out: Path, seed: int | None) -> None:
+def train_nano(out: Path, seed: int | None, device: str) -> None:
     """Train, write and judge both models below `out`; `seed` replaces that of every recipe.
 
     Raises:
-        UserError: `out` holds another run.
+        UserError: `out` holds another run, or there is no such device.
     """
     vae = read_settings(vae_recipe.SETTINGS, vae_recipe.VaeSettings)
     text, image = (
-        read_settings(recipe.SETTINGS, text_to_video_recipe.DenoiserSettings)
+        read_settings(recipe.SETTINGS, DenoiserSettings)
         for recipe in (text_to_video_recipe, image_to_video_recipe)
     )
     if seed is not None:
@@ -56,11 +58,13 @@ def train_nano(out: Path, seed: int | None) -> None:
         text, image = (dataclasses.replace(one, seed=seed) for one in (text, image))
     out.mkdir(parents=True, exist_ok=True)
     with _stage(out, "vae"):
-        vae_folder = vae_recipe.train_vae(out / "vae", vae)
+        vae_folder = vae_recipe.train_vae(out / "vae", vae, device)
     with _stage(out, "text-to-video"):
-        pipeline = text_to_video_recipe.train_text_to_video(out / "text-to-video", vae_folder, text)
+        pipeline = text_to_video_recipe.train_text_to_video(
+            out / "text-to-video", vae_folder, text, device
+        )
     with _stage(out, "image-to-video"):
-        image_to_video_recipe.train_image_to_video(out / "image-to-video", pipeline, image)
+        image_to_video_recipe.train_image_to_video(out / "image-to-video", pipeline, image, device)
     with _stage(out, "release"):
         reports = release(out, out / "release")
     for name, report in reports.items():
@@ -68,7 +72,8 @@ def train_nano(out: Path, seed: int | None) -> None:
     print(f"\nBoth models, with their model cards: {out / 'release'}")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m training.nano",
         description=__doc__,
@@ -77,9 +82,10 @@ def main() -> int:
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one to go on with")
     parser.add_argument("--seed", type=int, help="replaces the seed of every recipe")
-    options = parser.parse_args()
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to train")
+    options = parser.parse_args(argv)
     try:
-        train_nano(options.out, options.seed)
+        train_nano(options.out, options.seed, options.device)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

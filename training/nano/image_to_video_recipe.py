@@ -16,14 +16,10 @@ from typing import Any
 import torch
 
 from training.devices import device_named
+from training.nano.denoiser_settings import DenoiserSettings
+from training.nano.denoiser_steps import Denoiser
 from training.nano.models import NANO_I2V, new_transformer
-from training.nano.text_to_video_recipe import (
-    Denoiser,
-    DenoiserSettings,
-    prepared_clips,
-    save_pipeline,
-    train_denoiser,
-)
+from training.nano.text_to_video_recipe import prepared_clips, save_pipeline, train_denoiser
 from training.nano.trained_models import load_text_to_video
 from training.recipe_command import recipe_parser, run_recipe
 from training.run_folder import RunFolder

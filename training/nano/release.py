@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from conversion.convert import convert
+from conversion.nano_text_encoder import write_tokenizer
 from conversion.new_folder import new_folder
 from conversion.plan import plan_conversion
-from conversion.sat_writer import plan_sat, write_sat
+from conversion.sat_writer import TEXT_ENCODER, plan_sat, write_sat
 from training.nano.evaluate import evaluate, load_pipeline, sheet
 from training.nano.model_card import Run, model_card
 from weights.lock import write_lock
@@ -43,6 +45,25 @@ def write_checkpoint(pipeline: Path, destination: Path) -> None:
         half = Path(temporary) / "half"
         pipe.to(torch.float16).save_pretrained(half)
         write_sat(plan_sat(half), destination)
+    # SAT reads a sentencepiece model; what transformers 5 saves in its place is made of it.
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (destination / TEXT_ENCODER / name).unlink()
+    write_tokenizer(destination / TEXT_ENCODER)
+
+
+def check_equal(trained: Path, converted: Path) -> None:
+    """Compare a converted folder's tensors with the trained ones, cast to float16.
+
+    Raises:
+        RuntimeError: a tensor is missing, unknown or not the same bit for bit.
+    """
+    for part in ("transformer", "vae", "text_encoder"):
+        before, after = (
+            load_file(next((f / part).glob("*.safetensors"))) for f in (trained, converted)
+        )
+        same = before.keys() == after.keys()
+        if not (same and all(before[name].half().equal(after[name]) for name in before)):
+            raise RuntimeError(f"the {part} of {converted} is not what was trained")
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
@@ -61,6 +82,7 @@ def release_one(run: Path, name: str, destination: Path) -> dict[str, Any]:
         write_checkpoint(stage / "pipeline", checkpoint)
         converted = Path(temporary) / name
         convert(plan_conversion(checkpoint), converted)
+        check_equal(stage / "pipeline", converted)
         lock = pack(converted, Path(temporary) / f"{name}.tar", name=name)
         for part in checkpoint.iterdir():
             part.rename(folder / part.name)
@@ -68,7 +90,8 @@ def release_one(run: Path, name: str, destination: Path) -> dict[str, Any]:
         write_lock(lock, folder / "lock.json")
         pipe = load_pipeline(converted)
         report = evaluate(pipe, GUIDANCES, PROMPTS, STEPS)
-        sheet(pipe).save(folder / "contact_sheet.png", optimize=True)
+        # 256 colours are enough for seven and their edges, and a third of the bytes.
+        sheet(pipe).quantize(256).save(folder / "contact_sheet.png", optimize=True)
         shutil.copyfile(stage / "log.jsonl", folder / "training.jsonl")
         settings = json.loads((stage / "settings.json").read_text())
         card = model_card(Run(name, settings, _log(stage), report))

@@ -14,13 +14,14 @@ import torch
 
 from conversion.nano_text_encoder import new_text_encoder, write_tokenizer
 from tests.training.nano.bad_clips import BAD_CLIPS
+from training.nano.denoiser_steps import Denoiser
 from training.nano.evaluate import evaluate, load_pipeline, main, report_table, sheet
 from training.nano.models import NANO, NANO_I2V, new_transformer, new_vae
 from training.nano.prompts import HELD_OUT, combination_of, prompt_of
 from training.nano.sampling import first_images, mean_psnr, sample, tasks, through_vae
 from training.nano.scenes import render
 from training.nano.score import contact_sheet
-from training.nano.text_to_video_recipe import Denoiser, save_pipeline
+from training.nano.text_to_video_recipe import save_pipeline
 from weights.errors import UserError
 
 ROOT = Path(__file__).parents[3]

@@ -19,10 +19,11 @@ from tests.training.nano.tiny_runs import (
     write_settings,
 )
 from training.nano.clips import load_clips
+from training.nano.denoiser_settings import DenoiserSettings
+from training.nano.denoiser_steps import Denoiser, draw_batch, losses
 from training.nano.image_to_video_recipe import SETTINGS, main, train_image_to_video, widened
 from training.nano.models import NANO, NANO_I2V, new_transformer
 from training.nano.prompts import COMBINATIONS, HELD_OUT
-from training.nano.text_to_video_recipe import Denoiser, DenoiserSettings, draw_batch, losses
 from training.nano.trained_models import load_text_to_video
 from training.noise_schedule import alphas_cumprod
 from training.settings import read_settings

@@ -1,14 +1,14 @@
-"""The text-to-video recipe: what a step learns from, what a run makes, and what it refuses."""
+"""The text-to-video recipe: what a run makes, how it goes on, and what it refuses."""
 
 import dataclasses
 import json
 import math
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from conversion.nano_text_encoder import write_tokenizer
 from tests.training.nano.tiny_runs import (
     DENOISER,
     press_ctrl_c_after_save,
@@ -20,32 +20,19 @@ from tests.training.nano.tiny_runs import (
     write_settings,
 )
 from training.nano.clips import load_clips
+from training.nano.denoiser_settings import DenoiserSettings
+from training.nano.denoiser_steps import losses
 from training.nano.prompts import COMBINATIONS, HELD_OUT
 from training.nano.text_to_video_recipe import (
     SETTINGS,
-    DenoiserSettings,
-    Focus,
-    Guided,
-    draw_batch,
-    losses,
     main,
-    tokenize,
+    train_denoiser,
     train_text_to_video,
 )
-from training.noise_schedule import alphas_cumprod
+from training.run_folder import RunFolder
 from training.settings import read_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-MANY = dataclasses.replace(DENOISER, batch=2000, opening_steps=1, prompt_dropout=0.2)
-ALPHAS = alphas_cumprod(1.0).float()
-# In place of tokens: the row and column of the table.
-ROWS, WAYS = 73, 13
-TABLE = torch.stack(torch.meshgrid(torch.arange(ROWS), torch.arange(WAYS), indexing="ij"), dim=-1)
-
-
-def drawn(step, settings=MANY, clips=None, *, image_to_video=False):
-    clips = clips or random_clips(144)
-    return draw_batch(settings, clips, TABLE, ALPHAS, step, image_to_video=image_to_video)
 
 
 @pytest.fixture(scope="module")
@@ -60,208 +47,6 @@ def run(tmp_path_factory, vae_folder):
     folder = tmp_path_factory.mktemp("t2v") / "run"
     train_text_to_video(folder, vae_folder, DENOISER)
     return folder
-
-
-def test_opening_steps_say_the_canonical_prompt_alone():
-    ways = drawn(0).tokens[:, 1]
-    assert set(ways.tolist()) == {0}
-
-
-def test_later_the_canonical_prompt_comes_every_other_time():
-    ways = drawn(1).tokens[:, 1]
-    assert set(ways.tolist()) == set(range(WAYS))
-    assert (ways == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
-
-
-def test_opening_steps_have_every_timestep_alike():
-    settings = dataclasses.replace(MANY, focus=Focus(1.0, 100.0, 1.0))
-    timesteps = drawn(0, settings).timesteps
-    assert timesteps.dtype == torch.int64
-    counts = torch.histc(timesteps.float(), 10, 0, 1000)
-    assert counts.min() > 140
-    assert counts.max() < 260
-
-
-def test_later_timesteps_are_focused():
-    settings = dataclasses.replace(MANY, focus=Focus(0.75, 600.0, 20.0))
-    timesteps = drawn(1, settings).timesteps
-    near = ((timesteps - 600).abs() < 60).float().mean().item()
-    assert near == pytest.approx(0.75 * 0.997 + 0.25 * 0.12, abs=0.04)
-    wide = drawn(1, dataclasses.replace(MANY, focus=Focus(1.0, 900.0, 900.0))).timesteps
-    assert (wide.min(), wide.max()) == (0, 999)
-
-
-def test_a_left_out_prompt_is_the_empty_one():
-    batch = drawn(1)
-    rows = batch.tokens[:, 0]
-    assert torch.equal(rows == ROWS - 1, ~batch.prompted)
-    assert batch.prompted.float().mean().item() == pytest.approx(0.8, abs=0.04)
-    for share, expected in ((0.0, True), (1.0, False)):
-        settings = dataclasses.replace(MANY, prompt_dropout=share)
-        assert set(drawn(1, settings).prompted.tolist()) == {expected}
-
-
-def test_noisy_latents_and_targets_give_the_clip_back():
-    """x = √a·noisy − √(1−a)·v, and the rest is noise of variance 1."""
-    clips = random_clips(144)
-    batch = drawn(1, clips=clips)
-    alphas = ALPHAS[batch.timesteps].reshape(-1, 1, 1, 1, 1)
-    clean = alphas.sqrt() * batch.noisy - (1 - alphas).sqrt() * batch.target
-    noise = (1 - alphas).sqrt() * batch.noisy + alphas.sqrt() * batch.target
-    assert noise.std().item() == pytest.approx(1, abs=0.01)
-    assert noise.mean().item() == pytest.approx(0, abs=0.01)
-    for sample in range(50):
-        distances = (clips.latents.float() - clean[sample]).abs().amax((1, 2, 3, 4))
-        clip = int(distances.argmin())
-        assert distances[clip] < 1e-4
-        if batch.prompted[sample]:
-            assert batch.tokens[sample, 0] == clips.words[clip]
-
-
-def test_weights_have_mean_1_and_the_two_values_of_the_settings():
-    weights = drawn(1).weights
-    assert weights.mean().item() == pytest.approx(1, abs=1e-5)
-    low, high = weights.unique().tolist()
-    assert high / low == pytest.approx(1 + MANY.shape_weight)
-
-
-def test_a_step_s_batch_is_always_the_same():
-    first, again, next_one = drawn(3), drawn(3), drawn(4)
-    other = drawn(3, dataclasses.replace(MANY, seed=2))
-    for name in ("noisy", "target", "weights", "timesteps", "tokens", "prompted"):
-        assert torch.equal(getattr(first, name), getattr(again, name))
-    assert not torch.equal(first.noisy, next_one.noisy)
-    assert not torch.equal(first.noisy, other.noisy)
-    assert first.condition is None
-
-
-def test_a_batch_moves_as_it_is():
-    batch = drawn(1).on(torch.device("cpu"))
-    assert torch.equal(batch.noisy, drawn(1).noisy)
-    assert batch.condition is None
-
-
-class Linear:
-    """In place of a denoiser: a multiple of its input, plus `words` where there is a prompt."""
-
-    def __init__(self, words):
-        self.factor = torch.tensor(0.7, requires_grad=True)
-        self.words = words
-
-    def __call__(self, noisy, timesteps, tokens, condition):
-        prompted = (tokens[:, 0] != ROWS - 1).float().reshape(-1, 1, 1, 1, 1)
-        return self.factor * noisy + self.words * prompted
-
-
-FEW = dataclasses.replace(
-    MANY, batch=12, opening_steps=0, prompt_dropout=0.4, guided=Guided(8, 700, 7.0)
-)
-EMPTY = torch.tensor([[ROWS - 1, 0]])
-
-
-def fitting(batch):
-    """The samples that the guided loss is about."""
-    chosen = [n for n in range(8) if batch.prompted[n] and batch.timesteps[n] < 700]
-    assert 0 < len(chosen) < 8
-    return chosen
-
-
-def sample_loss(batch, output, sample):
-    return float((batch.weights[sample] * (output - batch.target[sample]) ** 2).mean())
-
-
-def scales_of(monkeypatch, scales):
-    """Have the guidance drawn as these."""
-    import training.nano.text_to_video_recipe as recipe
-
-    generator = SimpleNamespace(uniform=lambda low, high, count: scales.double().numpy())
-    monkeypatch.setattr(recipe.np.random, "default_rng", lambda seed: generator)
-
-
-def test_the_plain_loss_is_the_weighted_squared_error():
-    batch = drawn(2, FEW)
-    plain, _ = losses(Linear(0.0), batch, EMPTY, FEW, 2)
-    expected = [sample_loss(batch, 0.7 * batch.noisy[n], n) for n in range(12)]
-    assert plain.item() == pytest.approx(sum(expected) / 12, rel=1e-4)
-
-
-def test_where_the_prompt_changes_nothing_the_guided_loss_is_the_plain_over_the_square(monkeypatch):
-    batch = drawn(2, FEW)
-    scales = torch.linspace(1, 7, 8)
-    scales_of(monkeypatch, scales)
-    _, guided = losses(Linear(0.0), batch, EMPTY, FEW, 2)
-    expected = sum(
-        sample_loss(batch, 0.7 * batch.noisy[n], n) / float(scales[n]) ** 2 for n in fitting(batch)
-    )
-    assert guided.item() == pytest.approx(expected / 12, rel=1e-4)
-
-
-def test_the_guided_loss_is_that_of_what_guidance_makes(monkeypatch):
-    """What the pipeline computes: without + scale · (with − without)."""
-    batch = drawn(2, FEW)
-    scales = torch.linspace(1, 7, 8)
-    scales_of(monkeypatch, scales)
-    _, guided = losses(Linear(0.3), batch, EMPTY, FEW, 2)
-    expected = 0.0
-    for n in fitting(batch):
-        without = 0.7 * batch.noisy[n]
-        with_prompt = without + 0.3
-        taken = without + scales[n] * (with_prompt - without)
-        expected += sample_loss(batch, taken, n) / float(scales[n]) ** 2
-    assert guided.item() == pytest.approx(expected / 12, rel=1e-4)
-
-
-def test_the_guided_loss_teaches_where_the_prompt_changes_nothing():
-    denoiser = Linear(0.0)
-    _, guided = losses(denoiser, drawn(2, FEW), EMPTY, FEW, 2)
-    guided.backward()
-    assert denoiser.factor.grad.abs() > 1e-3
-
-
-@pytest.mark.parametrize("changed", [{"below": 0}, {"samples": 0}])
-def test_without_fitting_samples_the_guided_loss_is_0(changed):
-    settings = dataclasses.replace(FEW, guided=dataclasses.replace(FEW.guided, **changed))
-    plain, guided = losses(Linear(0.3), drawn(2, settings), EMPTY, settings, 2)
-    assert plain > 0
-    assert guided == 0
-
-
-def test_in_the_opening_there_is_no_guided_loss():
-    settings = dataclasses.replace(FEW, opening_steps=3)
-    _, guided = losses(Linear(0.3), drawn(2, FEW), EMPTY, settings, 2)
-    assert guided == 0
-
-
-def test_the_guidance_is_always_the_same_for_a_step():
-    batch = drawn(2, FEW)
-    values = [losses(Linear(0.3), batch, EMPTY, FEW, step)[1].item() for step in (2, 2, 3)]
-    assert values[0] == values[1] != values[2]
-
-
-def test_the_loss_falls_on_one_batch(tmp_path):
-    denoiser = untrained_denoiser(tmp_path)
-    settings = dataclasses.replace(DENOISER, opening_steps=0)
-    table = torch.arange(73 * 13 * 16).reshape(73, 13, 16) % 100
-    batch = draw_batch(settings, random_clips(3), table, ALPHAS, 1, image_to_video=False)
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=0.002)
-    both = []
-    for _ in range(12):
-        plain, guided = losses(denoiser, batch, table[72, :1], settings, 1)
-        optimizer.zero_grad()
-        (plain + guided).backward()
-        optimizer.step()
-        both.append((plain + guided).item())
-    assert both[-1] < 0.8 * both[0]
-
-
-def test_prompts_are_padded_to_what_the_transformer_reads(run):
-    from transformers import T5Tokenizer
-
-    tokenizer = T5Tokenizer.from_pretrained(run / "tokenizer")
-    ids = tokenize(tokenizer, ["", "a red circle moving left"])
-    assert ids.shape == (2, 16)
-    assert ids[0].tolist() == [1] + [0] * 15
-    assert ids[1, 5:].tolist() == [1] + [0] * 10
 
 
 def test_plain_diffusers_loads_the_result_and_samples(run):
@@ -305,6 +90,74 @@ def test_the_run_draws_no_held_out_combination(run):
     words = load_clips(run / "clips.safetensors").words
     assert len(words) == DENOISER.clips
     assert not {COMBINATIONS[word] for word in words} & HELD_OUT
+
+
+class Factor(torch.nn.Module):
+    """In place of a denoiser: a multiple of the noisy latents."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, noisy, timesteps, tokens, condition):
+        return self.factor * noisy
+
+
+def trained(folder, denoiser, *, steps=4, **own_predictions):
+    """The last state of a short training on random clips."""
+    from transformers import T5Tokenizer
+
+    own = dataclasses.replace(DENOISER.own_predictions, **own_predictions)
+    settings = dataclasses.replace(DENOISER, steps=steps, own_predictions=own)
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder / "tokenizer")
+    run = RunFolder(folder / "run", dataclasses.asdict(settings))
+    train_denoiser(
+        run,
+        settings,
+        denoiser,
+        random_clips(3),
+        T5Tokenizer.from_pretrained(folder / "tokenizer"),
+        device=torch.device("cpu"),
+        image_to_video=False,
+        label="Test",
+    )
+    return run.load()
+
+
+@pytest.mark.parametrize(
+    ("own_predictions", "expected"),
+    [
+        ({"from_step": 2}, [2, 3]),
+        ({"from_step": 4}, []),
+        ({"from_step": 0, "samples": 0}, []),
+    ],
+)
+def test_own_predictions_are_learned_from_their_step_on(
+    tmp_path, monkeypatch, own_predictions, expected
+):
+    made, learned = [], []
+
+    def makes(denoiser, batch, empty, alphas, settings, step):
+        made.append(dataclasses.replace(batch))
+        return made[-1]
+
+    def learns(denoiser, batch, empty, settings, step):
+        learned.extend(step for own in made if own is batch)
+        return losses(denoiser, batch, empty, settings, step)
+
+    monkeypatch.setattr("training.nano.text_to_video_recipe.with_own_predictions", makes)
+    monkeypatch.setattr("training.nano.text_to_video_recipe.losses", learns)
+    trained(tmp_path, Factor(), **own_predictions)
+    assert learned == expected
+    assert len(made) == len(expected)
+
+
+def test_own_predictions_leave_no_parameter_untaught(tmp_path):
+    """Older torch gives no gradient to weights that autocast has cast without one."""
+    denoiser = untrained_denoiser(tmp_path / "tokenizer")
+    state = trained(tmp_path, denoiser, steps=1, from_step=0)
+    assert len(state["optimizer"]["state"]) == len(list(denoiser.parameters()))
 
 
 def test_interrupted_it_goes_on_bit_for_bit(run, vae_folder, tmp_path, monkeypatch, capsys):
@@ -360,49 +213,12 @@ def test_the_shipped_settings_are_sound():
     assert read_settings(SETTINGS, DenoiserSettings).batch >= 1
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"steps": 0}, "The setting steps is 0. A finite number of at least 1"),
-        ({"batch": 0, "guided": {"samples": 0, "below": 1, "highest": 1.0}}, "batch is 0."),
-        ({"clips": 0}, "The setting clips is 0."),
-        ({"save_every": 0}, "The setting save_every is 0."),
-        ({"seed": -1}, "The setting seed is -1."),
-        ({"warmup_steps": -1}, "The setting warmup_steps is -1."),
-        ({"opening_steps": -1}, "The setting opening_steps is -1."),
-        ({"learning_rate": -0.1}, "The setting learning_rate is -0.1. A number above 0"),
-        ({"clip_norm": 0.0}, "The setting clip_norm is 0.0. A number above 0"),
-        ({"weight_decay": float("nan")}, "The setting weight_decay is nan."),
-        ({"shape_weight": float("inf")}, "The setting shape_weight is inf."),
-        ({"ema_decay": 1.5}, "The setting ema_decay is 1.5. A number from 0 to 1"),
-        ({"prompt_dropout": -0.1}, "The setting prompt_dropout is -0.1. A number from 0 to 1"),
-        ({"focus": {"share": 1.1, "mean": 0.0, "spread": 1.0}}, "The setting focus.share is 1.1."),
-        ({"focus": {"share": 1.0, "mean": 0.0, "spread": -1.0}}, "focus.spread is -1.0."),
-        ({"focus": {"share": 1.0, "mean": 1001.0, "spread": 1.0}}, "focus.mean is 1001.0."),
-        (
-            {"guided": {"samples": 4, "below": 600, "highest": 7.0}},
-            "The setting guided.samples is 4. A number from 0 to 3",
-        ),
-        ({"guided": {"samples": 1, "below": 1001, "highest": 7.0}}, "guided.below is 1001."),
-        ({"guided": {"samples": 1, "below": 600, "highest": 0.5}}, "guided.highest is 0.5."),
-        ({"guided": {"samples": 1, "below": 600}}, "does not have the setting guided.highest"),
-        ({"focus": 3}, "has no settings at focus."),
-        ({"steps": 2.5}, "has steps: 2.5"),
-        ({"clips": None}, "does not have the setting clips"),
-        ({"colour": "red"}, "has the unknown setting colour"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(tmp_path, capsys, vae_folder, changed, said):
-    settings = write_settings(DENOISER, tmp_path / "settings.yaml", **changed)
+def test_settings_that_make_no_sense_are_refused(tmp_path, capsys, vae_folder):
+    settings = write_settings(DENOISER, tmp_path / "settings.yaml", steps=0)
     arguments = [tmp_path / "run", "--vae", vae_folder, "--settings", settings]
     message = refusal(main, arguments, capsys)
-    assert message.startswith("text_to_video_recipe: ")
-    assert said in message
+    assert message.startswith("text_to_video_recipe: The setting steps is 0.")
     assert not (tmp_path / "run").exists()
-
-
-def test_an_opening_longer_than_the_training_is_fine():
-    assert dataclasses.replace(DENOISER, opening_steps=100).opening_steps > DENOISER.steps
 
 
 def refused_vae(folder, tmp_path, capsys):

@@ -8,14 +8,10 @@ import yaml
 
 from conversion.nano_text_encoder import new_text_encoder, write_tokenizer
 from training.nano.clips import Clips
+from training.nano.denoiser_settings import DenoiserSettings, Focus, Guided, OwnPredictions
+from training.nano.denoiser_steps import Denoiser
 from training.nano.models import NANO, new_transformer, new_vae
-from training.nano.text_to_video_recipe import (
-    Denoiser,
-    DenoiserSettings,
-    Focus,
-    Guided,
-    save_pipeline,
-)
+from training.nano.text_to_video_recipe import save_pipeline
 from training.nano.vae_recipe import Stage, VaeSettings
 from training.run_folder import RunFolder
 
@@ -47,6 +43,7 @@ DENOISER = DenoiserSettings(
     opening_steps=1,
     focus=Focus(0.75, 600.0, 170.0),
     guided=Guided(2, 1000, 7.0),
+    own_predictions=OwnPredictions(1, 1, 300, 800, 20, 200),
     save_every=2,
 )
 
