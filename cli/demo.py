@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   cogvideox demo --prompt "a blue square moving up"
 """
 
-_STEPS = 10
+_STEPS = 25
 _SEED = 42
 _NEXT = """
 Next, you might type:
@@ -88,22 +88,19 @@ def _relative(path: Path) -> str:
 
 def _prepare_weights(checkpoints: Path) -> Path:
     """Stages one to five: from the checkpoint to the install that the server will load."""
-    from cli.nano import convert_nano, prepare_nano, write_nano_checkpoint
+    from cli.nano import CHECKPOINT, convert_nano, prepare_nano
     from conversion.inspection import inspect
     from weights.install import install
     from weights.lock import read_lock, write_lock
     from weights.pushing.push import push
 
-    with _stage("write") as result:
-        source = write_nano_checkpoint(checkpoints)
-        result["is"] = f"a SAT checkpoint with random weights: {_relative(source)}"
     with _stage("inspect") as result:
-        found = inspect(source)
+        found = inspect(CHECKPOINT)
         assert found.detection is not None
         variant = found.detection.variant
         result["is"] = (
-            f"{variant.name}, {variant.task}, {variant.num_layers} layers, "
-            f"{sum(file.parameters for file in found.files) / 1e6:.1f} M parameters"
+            f"weights/nano, a SAT checkpoint: {variant.name}, {variant.task}, {variant.num_layers} "
+            f"layers, {sum(file.parameters for file in found.files) / 1e6:.1f} M parameters"
         )
     with _stage("convert") as result:
         result["is"] = f"a diffusers folder: {_relative(convert_nano(checkpoints))}"
@@ -157,5 +154,5 @@ def run(options: argparse.Namespace) -> int:
         sheet = video.with_suffix(".png")
         contact_sheet(video, sheet)
         result["is"] = f"all frames as one picture: {_relative(sheet)}"
-    print("\nnano's weights are random for now, so the video shows noise.", _NEXT, sep="")
+    print(_NEXT)
     return 0

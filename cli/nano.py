@@ -1,8 +1,10 @@
-"""Write nano in SAT's layout, convert it and pack it, below checkpoints/."""
+"""Convert the nano that ships in weights/ and pack it, below checkpoints/."""
 
 import argparse
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = """examples:
   cogvideox nano
@@ -11,68 +13,76 @@ EXAMPLES = """examples:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHECKPOINTS = REPOSITORY / "checkpoints"
+CHECKPOINT = REPOSITORY / "weights" / "nano"
+"""The SAT directory; `lock.json` in it is what converting and packing gives."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the paths as JSON")
 
 
-def write_nano_checkpoint(checkpoints: Path) -> Path:
-    """The nano SAT directory below `checkpoints`, written if it is not there yet."""
-    from weights.variants import VARIANTS
-
-    source = checkpoints / "nano-sat"
-    if not source.is_dir():
-        from conversion.random_checkpoint import write_random_checkpoint
-
-        write_random_checkpoint(VARIANTS["nano"], source)
-    return source
-
-
 def convert_nano(checkpoints: Path) -> Path:
-    """The nano diffusers folder below `checkpoints`, converted if it is not there yet."""
+    """The nano diffusers folder below `checkpoints`, converted if it is not there yet.
+
+    One of other weights than those that ship now is replaced.
+    """
     folder = checkpoints / "nano"
-    source = write_nano_checkpoint(checkpoints)
-    if not folder.is_dir():
+    record = folder / "conversion.json"
+    converted = _tensor_files(json.loads(record.read_bytes())) if record.is_file() else None
+    if converted != _shipped():
         from conversion.convert import convert
         from conversion.plan import plan_conversion
 
-        convert(plan_conversion(source), folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        convert(plan_conversion(CHECKPOINT), folder)
     return folder
 
 
 def prepare_nano(checkpoints: Path | None = None) -> Path:
     """The lock of nano's tarball below `checkpoints`, made with all that comes before it.
 
-    What is there already is used; each stage appears whole or not at all, so an interrupted run is
-    taken up where it stopped.
+    What is there already is used, unless it is of other weights than those that ship now.
     """
     root = checkpoints or CHECKPOINTS
     tarball, lock = root / "nano.tar", root / "nano.lock.json"
-    if not (tarball.is_file() and _is_lock(lock)):
+    if not (tarball.is_file() and _locked(lock) == _shipped()):
         from weights.lock import write_lock
         from weights.packing.tarball import pack
 
+        for made in (lock, tarball):
+            made.unlink(missing_ok=True)
         write_lock(pack(convert_nano(root), tarball, name="nano"), lock)
     return lock
 
 
-def _is_lock(path: Path) -> bool:
-    """Whether there is a lock that this version reads; an earlier one may have left another."""
+def _tensor_files(record: dict[str, Any]) -> dict[str, str]:
+    """Digests of the tensor files that a lock or a conversion's record lists, by path.
+
+    The other files are configs, which another version of diffusers may write differently.
+    """
+    files = ((file["path"], file["digest"]) for file in record["files"])
+    return {path: digest for path, digest in files if path.endswith(".safetensors")}
+
+
+def _locked(path: Path) -> dict[str, str] | None:
+    """The tensor files of a lock; None where there is none that this version reads."""
     from weights.errors import UserError
-    from weights.lock import read_lock
+    from weights.lock import lock_fields, read_lock
 
     try:
-        read_lock(path)
+        return _tensor_files(lock_fields(read_lock(path)))
     except UserError:
-        return False
-    return True
+        return None
+
+
+def _shipped() -> dict[str, str] | None:
+    return _locked(CHECKPOINT / "lock.json")
 
 
 def run(options: argparse.Namespace) -> int:
     lock = prepare_nano()
     paths = {
-        "checkpoint": CHECKPOINTS / "nano-sat",
+        "checkpoint": CHECKPOINT,
         "folder": CHECKPOINTS / "nano",
         "tarball": CHECKPOINTS / "nano.tar",
         "lock": lock,

@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from cli.runners import ROOT, RUNNERS
+from cli.runners import RUNNERS
 
 EXAMPLES = """examples:
   cogvideox serve t2v
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_weights(option: str | None) -> str:
-    """The weights to serve, said on stderr; nano is made first if it is not there yet."""
+    """The weights to serve, said on stderr; nano is made first if what is there is not it."""
     if option:
         weights, origin = option, "--weights"
     elif weights := os.environ.get("COGVIDEOX_WEIGHTS", ""):
@@ -42,7 +42,7 @@ def chosen_weights(option: str | None) -> str:
     else:
         weights, origin = DEFAULT_WEIGHTS, "the default"
     tell(f"Weights: {weights} ({origin}).")
-    if weights == "nano" and not (ROOT / "checkpoints" / "nano.lock.json").is_file():
+    if weights == "nano":
         from cli.nano import prepare_nano
 
         prepare_nano()

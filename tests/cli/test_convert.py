@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from cli.main import main
-from cli.nano import prepare_nano
-from weights.lock import read_lock
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VAE = str(GOLDEN / "vae" / "sat" / "vae" / "3d-vae.pt")
@@ -94,13 +92,3 @@ def test_a_taken_destination_is_refused_before_the_source_is_read(tmp_path, caps
     (tmp_path / "file").touch()
     assert main(["convert", str(tmp_path / "absent"), str(tmp_path)]) == 2
     assert "is there already" in capsys.readouterr().err
-
-
-def test_nano_is_made_once_and_taken_up_where_it_stopped(tmp_path):
-    lock = prepare_nano(tmp_path)
-    digest = read_lock(lock).digest
-    assert (tmp_path / "nano" / "model_index.json").is_file()
-    before = (tmp_path / "nano-sat" / "vae" / "3d-vae.pt").stat().st_mtime_ns
-    lock.unlink()
-    assert read_lock(prepare_nano(tmp_path)).digest == digest
-    assert (tmp_path / "nano-sat" / "vae" / "3d-vae.pt").stat().st_mtime_ns == before

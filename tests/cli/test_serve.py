@@ -63,6 +63,15 @@ def test_no_process_is_left(tiny_folder, moment, number, code):
         serving.wait()
 
 
+def stub_nano(monkeypatch):
+    """Nothing is converted; returns a list that says how often it would have been."""
+    made = []
+    nano = type(sys)("cli.nano")
+    nano.prepare_nano = lambda: made.append("nano")
+    monkeypatch.setitem(sys.modules, "cli.nano", nano)
+    return made
+
+
 @pytest.mark.parametrize(
     ("option", "variable", "chosen", "origin"),
     [
@@ -71,22 +80,14 @@ def test_no_process_is_left(tiny_folder, moment, number, code):
         (None, "", "nano", "the default"),
     ],
 )
-def test_the_weights_chosen_and_why_are_said(
-    option, variable, chosen, origin, monkeypatch, capsys, tmp_path
-):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "nano.lock.json").touch()
-    monkeypatch.setattr(serve, "ROOT", tmp_path)
+def test_the_weights_chosen_and_why_are_said(option, variable, chosen, origin, monkeypatch, capsys):
+    stub_nano(monkeypatch)
     monkeypatch.setenv("COGVIDEOX_WEIGHTS", variable)
     assert serve.chosen_weights(option) == chosen
     assert capsys.readouterr().err == f"Weights: {chosen} ({origin}).\n"
 
 
-def test_nano_is_made_when_it_is_not_there_yet(monkeypatch, tmp_path):
-    made = []
-    nano = type(sys)("cli.nano")
-    nano.prepare_nano = lambda: made.append("nano")
-    monkeypatch.setitem(sys.modules, "cli.nano", nano)
-    monkeypatch.setattr(serve, "ROOT", tmp_path)
+def test_nano_is_made_before_it_is_served(monkeypatch):
+    made = stub_nano(monkeypatch)
     assert serve.chosen_weights("nano") == "nano"
     assert made == ["nano"]

@@ -91,7 +91,7 @@ def release_one(run: Path, name: str, destination: Path) -> dict[str, Any]:
         pipe = load_pipeline(converted)
         report = evaluate(pipe, GUIDANCES, PROMPTS, STEPS)
         # 256 colours are enough for seven and their edges, and a third of the bytes.
-        sheet(pipe).quantize(256).save(folder / "contact_sheet.png", optimize=True)
+        sheet(pipe, steps=STEPS).quantize(256).save(folder / "contact_sheet.png", optimize=True)
         shutil.copyfile(stage / "log.jsonl", folder / "training.jsonl")
         settings = json.loads((stage / "settings.json").read_text())
         card = model_card(Run(name, settings, _log(stage), report))
