@@ -20,8 +20,8 @@ EXAMPLES = """examples:
   cogvideox demo --prompt "a blue square moving up"
 """
 
-_STEPS = 25
-_SEED = 42
+_STEPS = 50
+_SEED = 4
 _NEXT = """
 Next, you might type:
   .venv/bin/cogvideox predict t2v -i prompt="a blue square moving up" -o outputs/mine.mp4
