@@ -56,6 +56,8 @@ def train_nano(out: Path, seed: int | None, device: str) -> None:
     if seed is not None:
         vae = dataclasses.replace(vae, seed=seed)
         text, image = (dataclasses.replace(one, seed=seed) for one in (text, image))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file.", "A folder is expected.", "Choose another path.")
     out.mkdir(parents=True, exist_ok=True)
     with _stage(out, "vae"):
         vae_folder = vae_recipe.train_vae(out / "vae", vae, device)
@@ -73,7 +75,7 @@ def train_nano(out: Path, seed: int | None, device: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m training.nano",
         description=__doc__,
@@ -89,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from the last save.", file=sys.stderr)
         return 130

@@ -88,6 +88,12 @@ def test_the_minutes_of_every_stage_are_kept(tiny):
     assert list(minutes) == ["vae", "text-to-video", "image-to-video", "release"]
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command.main([str(tmp_path / "file")]) == 2
+    assert "file is a file." in capsys.readouterr().err
+
+
 def test_the_curve_has_a_dozen_means():
     log = [{"step": 20 * n, "loss": float(n)} for n in range(1, 49)]
     lines = curve_table(log).splitlines()
