@@ -9,5 +9,5 @@
   `sat_writer`. Below them `tensor_source`, `safetensors_writer`, `pt_writer`,
   `background_digest`, `file_digest`, `new_folder` and `resumable_folder`.
 - Proving and publishing: `verification`, `trial_forward`, `hub`.
-- Checkpoints of our own making: `random_checkpoint`, `nano_text_encoder`.
+- Nano's T5 and tokenizer: `nano_text_encoder`.
 """

@@ -4,8 +4,6 @@ import string
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from weights.variants import Variant
 
 # All words of nano's prompts, and those that its training leaves for a fine-tuning.
@@ -72,19 +70,3 @@ def new_text_encoder(variant: Variant, pieces: int) -> Any:
             tie_word_embeddings=False,
         )
     )
-
-
-def write_nano_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> None:
-    """Write a one-layer T5 encoder with random weights and its tokenizer.
-
-    The layout is that of `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and
-    `spiece.model` in one folder.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
-    folder.mkdir()
-    encoder = new_text_encoder(variant, write_tokenizer(folder))
-    disable_progress_bar()
-    encoder.to(dtype).save_pretrained(folder)
-    # transformers writes it for the owner alone.
-    (folder / "model.safetensors").chmod(0o644)

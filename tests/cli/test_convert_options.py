@@ -11,7 +11,7 @@ import pytest
 
 from cli.main import main
 from conversion.convert import write_shard
-from conversion.random_checkpoint import write_random_checkpoint
+from tests.conversion.random_checkpoint import write_random_checkpoint
 from weights.variants import VARIANTS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.random_checkpoint import write_random_checkpoint
+from tests.conversion.random_checkpoint import write_random_checkpoint
 from weights.variants import VARIANTS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from conversion.convert import convert
 from conversion.plan import ConversionOptions, plan_conversion
-from conversion.random_checkpoint import write_random_checkpoint
 from conversion.safetensors_writer import Cast, plan_shards, write_shard
+from tests.conversion.random_checkpoint import write_random_checkpoint
 from weights.errors import OperationError, UserError
 from weights.variants import VARIANTS
 

@@ -3,13 +3,13 @@ import torch
 
 from conversion.detection import detect
 from conversion.plan import plan_conversion
-from conversion.random_checkpoint import write_random_checkpoint
 from conversion.sat_config import read_sat_config
 from conversion.transformer_rules import (
     architecture_of,
     read_architecture,
     transformer_rules,
 )
+from tests.conversion.random_checkpoint import write_random_checkpoint
 from weights.errors import UserError
 from weights.variants import VARIANTS
 

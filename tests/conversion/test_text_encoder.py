@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
-from conversion.nano_text_encoder import WORDS, write_nano_text_encoder
+from conversion.nano_text_encoder import WORDS
 from conversion.text_encoder import find_text_encoder, read_text_encoder, write_text_encoder
+from tests.conversion.random_checkpoint import write_nano_text_encoder
 from weights.errors import OperationError, UserError
 from weights.variants import VARIANTS
 

@@ -115,7 +115,7 @@ def test_missing_and_unknown_tensors_are_found(altered, nano_sat):
 
 
 def test_another_source_is_not_this_ones(nano_folder, tmp_path):
-    from conversion.random_checkpoint import write_random_checkpoint
+    from tests.conversion.random_checkpoint import write_random_checkpoint
     from weights.variants import VARIANTS
 
     write_random_checkpoint(VARIANTS["nano"], tmp_path / "other", seed=1)

@@ -81,8 +81,8 @@ def train_denoiser(
         denoiser.load_state_dict(state["denoiser"])
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
-        # The text encoder's dropout draws from it. Runs of before this was saved lack it.
-        set_random_state(device, state.get("random", {}))
+        # The text encoder's dropout draws from it.
+        set_random_state(device, state["random"])
     for step in Steps(label, first, settings.steps):
         rate = warmup_cosine(step, warmup=settings.warmup_steps, steps=settings.steps, floor=0.01)
         for group in optimizer.param_groups:

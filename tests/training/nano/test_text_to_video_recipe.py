@@ -177,18 +177,6 @@ def test_interrupted_it_goes_on_bit_for_bit(run, vae_folder, tmp_path, monkeypat
     assert weights_in(again) == weights_in(run)
 
 
-def test_a_state_without_random_numbers_still_goes_on(run, vae_folder, tmp_path):
-    """Runs of before they were saved."""
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    state = torch.load(again / "state.pt", weights_only=True)
-    del state["random"]
-    torch.save(state, again / "state.pt")
-    shutil.rmtree(again / "pipeline")
-    train_text_to_video(again, vae_folder, DENOISER)
-    assert weights_in(again) == weights_in(run)
-
-
 def test_interrupted_before_the_first_save_it_begins_again(
     tmp_path, vae_folder, monkeypatch, capsys
 ):

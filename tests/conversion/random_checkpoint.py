@@ -6,7 +6,7 @@ import torch
 
 from conversion import transformer_rules, vae_rules
 from conversion.component_configs import transformer_config, vae_config
-from conversion.nano_text_encoder import write_nano_text_encoder
+from conversion.nano_text_encoder import new_text_encoder, write_tokenizer
 from conversion.new_folder import new_folder
 from conversion.sat_writer import (
     TEXT_ENCODER,
@@ -39,6 +39,22 @@ def _random_models(variant: Variant, dtype: torch.dtype) -> SatPlan:
         ),
         text_encoder=None,
     )
+
+
+def write_nano_text_encoder(folder: Path, variant: Variant, dtype: torch.dtype) -> None:
+    """Write a one-layer T5 encoder with random weights and its tokenizer.
+
+    The layout is that of `t5-v1_1-xxl` beside SAT's checkpoints: config, safetensors and
+    `spiece.model` in one folder.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    folder.mkdir()
+    encoder = new_text_encoder(variant, write_tokenizer(folder))
+    disable_progress_bar()
+    encoder.to(dtype).save_pretrained(folder)
+    # transformers writes it for the owner alone.
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def write_random_checkpoint(variant: Variant, destination: Path, *, seed: int = 0) -> None:
