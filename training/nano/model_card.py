@@ -58,7 +58,8 @@ the VAE, then text-to-video with its T5, then image-to-video from that. The reci
 {settings}
 ```
 
-The learning curve, as means over the steps up to each row; every 20th step is in `training.jsonl`.
+{minutes}The learning curve, as means over the steps up to each row; every 20th step is in
+`training.jsonl`.
 
 {curve}
 
@@ -70,10 +71,14 @@ Apache-2.0, like the repository.
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished stage: its model's name, settings, log lines and tracker's report."""
+    """A finished stage: its model's name, settings, log lines and tracker's report.
+
+    `minutes` is what each stage of the whole run took, where that is known.
+    """
 
     name: str
     settings: dict[str, Any]
+    minutes: dict[str, float]
     log: list[dict[str, Any]]
     report: dict[str, Any]
 
@@ -89,6 +94,13 @@ def curve_table(log: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _minutes(run: Run) -> str:
+    if not run.minutes:
+        return ""
+    stages = ", ".join(f"{stage} {minutes:g}" for stage, minutes in run.minutes.items())
+    return f"Minutes that the stages took in this run: {stages}.\n\n"
+
+
 def model_card(run: Run) -> str:
     """The card's Markdown, with the front matter that the hub reads."""
     task, what = _WHAT[run.name]
@@ -101,5 +113,6 @@ def model_card(run: Run) -> str:
         table=report_table(run.report),
         recipe=_RECIPE[run.name],
         settings=json.dumps(settings, indent=2),
+        minutes=_minutes(run),
         curve=curve_table(run.log),
     )

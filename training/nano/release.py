@@ -70,6 +70,11 @@ def _log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def _minutes(run: Path) -> dict[str, float]:
+    path = run / "minutes.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def release_one(run: Path, name: str, destination: Path) -> dict[str, Any]:
     """Write one model of a finished run to `destination`; returns the tracker's report.
 
@@ -94,7 +99,7 @@ def release_one(run: Path, name: str, destination: Path) -> dict[str, Any]:
         sheet(pipe, steps=STEPS).quantize(256).save(folder / "contact_sheet.png", optimize=True)
         shutil.copyfile(stage / "log.jsonl", folder / "training.jsonl")
         settings = json.loads((stage / "settings.json").read_text())
-        card = model_card(Run(name, settings, _log(stage), report))
+        card = model_card(Run(name, settings, _minutes(run), _log(stage), report))
         (folder / "README.md").write_text(card)
     return report
 

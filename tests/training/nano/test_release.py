@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -60,6 +61,7 @@ def test_both_models_are_written_with_card_sheet_curve_and_lock(tiny):
         assert f"# {name}\n" in card
         assert '"steps": 20' in card
         assert "| guidance |" in card
+        assert re.search(r"stages took in this run: vae [\d.]+, text-to-video [\d.]+, image", card)
         assert json.loads((folder / "training.jsonl").read_text())["step"] == 20
         assert read_lock(folder / "lock.json").variant == name
 
