@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | docs | bench | nano | clean
+# make setup | demo | test | test-slow | lint | docs | bench | nano | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ TORCH_INDEX ?=
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint docs bench nano clean
+.PHONY: setup demo test test-slow lint docs bench nano clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ demo: setup
 test: setup
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+# Thousands of requests and hundreds of predictions: half an hour.
+test-slow: setup
+	$(BIN)/pytest -m slow -s $(PYTEST_ARGS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,11 +44,17 @@ lint: setup
 
 docs: setup
 	$(BIN)/cogvideox schema t2v > docs/openapi-t2v.json
+	$(BIN)/cogvideox schema i2v > docs/openapi-i2v.json
+	$(BIN)/cogvideox schema t2v --update docs/api.md
+	$(BIN)/cogvideox schema i2v --update docs/api.md
 	$(BIN)/cogvideox variants --update-readme README.md
 
 bench: setup
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/weights.py
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/speed_presets.py
+	$(BIN)/python benchmarks/encoding.py
 
 # Trains what ships in weights/nano and weights/nano-i2v: under two hours on two quiet cores. The
 # same command goes on after an interruption.

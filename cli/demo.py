@@ -1,4 +1,4 @@
-"""The whole way on this machine: SAT checkpoint, diffusers folder, tarball, bucket, install, video.
+"""The whole way on this machine: SAT checkpoint, diffusers folder, tarball, bucket, install, clips.
 
 Everything is written below checkpoints/ and outputs/ of the checkout. What an earlier run left is
 used again, so that a second run takes seconds.
@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from weights.errors import UserError
+from weights.variants import Task
 
 EXAMPLES = """examples:
   cogvideox demo
@@ -22,9 +24,12 @@ EXAMPLES = """examples:
 
 _STEPS = 50
 _SEED = 4
+_IMAGE_PROMPT = "a yellow square moving up"
 _NEXT = """
 Next, you might type:
   .venv/bin/cogvideox predict t2v -i prompt="a blue square moving up" -o outputs/mine.mp4
+  .venv/bin/cogvideox predict i2v -i image=@outputs/demo-image.png \\
+      -i prompt="a yellow square moving down" -o outputs/down.mp4
   .venv/bin/cogvideox serve t2v --port 5001
   .venv/bin/cogvideox convert YOUR_SAT_CHECKPOINT checkpoints/mine --text-encoder YOUR_T5"""
 
@@ -88,14 +93,14 @@ def _relative(path: Path) -> str:
 
 def _prepare_weights(checkpoints: Path) -> Path:
     """Stages one to five: from the checkpoint to the install that the server will load."""
-    from cli.nano import CHECKPOINT, convert_nano, prepare_nano
+    from cli.nano import convert_nano, prepare_nano, shipped_checkpoint
     from conversion.inspection import inspect
     from weights.install import install
     from weights.lock import read_lock, write_lock
     from weights.pushing.push import push
 
     with _stage("inspect") as result:
-        found = inspect(CHECKPOINT)
+        found = inspect(shipped_checkpoint("nano"))
         assert found.detection is not None
         variant = found.detection.variant
         result["is"] = (
@@ -103,9 +108,9 @@ def _prepare_weights(checkpoints: Path) -> Path:
             f"layers, {sum(file.parameters for file in found.files) / 1e6:.1f} M parameters"
         )
     with _stage("convert") as result:
-        result["is"] = f"a diffusers folder: {_relative(convert_nano(checkpoints))}"
+        result["is"] = f"a diffusers folder: {_relative(convert_nano('nano', checkpoints))}"
     with _stage("pack") as result:
-        lock_file = prepare_nano(checkpoints)
+        lock_file = prepare_nano("nano", checkpoints)
         lock = read_lock(lock_file)
         result["is"] = f"a tarball of {lock.size} bytes and its lock: {_relative(lock_file)}"
     with _bucket() as bucket:
@@ -120,39 +125,66 @@ def _prepare_weights(checkpoints: Path) -> Path:
     return folder
 
 
-def _make_video(weights: Path, prompt: str, video: Path) -> None:
-    """Stages six and seven: the real server, one request over HTTP."""
+def _draw_image(png: Path) -> None:
+    """The first frame for image-to-video: a yellow square in the middle of a dark ground."""
+    from PIL import Image
+
+    from training.nano.scenes import SIZE, Scene, render
+
+    scene = Scene(
+        colour="yellow",
+        shape="square",
+        direction="up",
+        start=(SIZE / 2, SIZE / 2),
+        radius=9.0,
+        speed=2.0,
+        background=(40, 44, 48),
+    )
+    with _stage("draw") as result:
+        Image.fromarray(render(scene)[0]).save(png)
+        result["is"] = f"an image to begin with: {_relative(png)}"
+
+
+def _make_video(task: Task, weights: str, inputs: dict[str, Any], video: Path) -> None:
+    """The real server, one request over HTTP, and a look at the answer."""
     from cli.prediction_client import predict
     from cli.runners import RUNNERS
     from cli.server import running_server
+    from predictors.video import contact_sheet
     from weights.atomic import replacing
 
+    inputs = inputs | {"num_inference_steps": _STEPS, "seed": _SEED}
     with ExitStack() as stack:
         with _stage("serve") as result:
             server = stack.enter_context(
-                running_server(RUNNERS["t2v"], weights=str(weights), on_line=lambda _: None)
+                running_server(RUNNERS[task], weights=weights, on_line=lambda _: None)
             )
-            result["is"] = f"the Cog server is ready at {server.url}"
+            result["is"] = f"the Cog server for {task} is ready at {server.url}"
         with _stage("predict") as result:
-            inputs = {"prompt": prompt, "num_inference_steps": _STEPS, "seed": _SEED}
             with replacing(video) as file:
                 file.write(predict(server.url, inputs).output)
-            result["is"] = f'"{prompt}", {_STEPS} steps: {_relative(video)}'
-
-
-def run(options: argparse.Namespace) -> int:
-    from cli.runners import ROOT
-    from cli.serve import end_on_sigterm
-    from predictors.video import contact_sheet
-
-    end_on_sigterm()
-    outputs = ROOT / "outputs"
-    outputs.mkdir(exist_ok=True)
-    video = outputs / "demo.mp4"
-    _make_video(_prepare_weights(ROOT / "checkpoints"), options.prompt, video)
+            result["is"] = f'"{inputs["prompt"]}", {_STEPS} steps: {_relative(video)}'
     with _stage("look") as result:
         sheet = video.with_suffix(".png")
         contact_sheet(video, sheet)
         result["is"] = f"all frames as one picture: {_relative(sheet)}"
+
+
+def run(options: argparse.Namespace) -> int:
+    from cli.input_files import input_uri
+    from cli.nano import prepare_nano
+    from cli.runners import ROOT
+    from cli.serve import end_on_sigterm
+
+    end_on_sigterm()
+    checkpoints, outputs = ROOT / "checkpoints", ROOT / "outputs"
+    outputs.mkdir(exist_ok=True)
+    weights = _prepare_weights(checkpoints)
+    _make_video("t2v", str(weights), {"prompt": options.prompt}, outputs / "demo.mp4")
+    image = outputs / "demo-image.png"
+    _draw_image(image)
+    inputs = {"prompt": _IMAGE_PROMPT, "image": input_uri("image", str(image))}
+    lock = prepare_nano("nano-i2v", checkpoints)
+    _make_video("i2v", str(lock), inputs, outputs / "demo-i2v.mp4")
     print(_NEXT)
     return 0

@@ -15,7 +15,7 @@ VERBS = {
     "convert": "turn a SAT checkpoint into a diffusers folder, or back",
     "convert-lora": "turn a SAT LoRA into an adapter file for diffusers",
     "verify": "compare a converted folder with its source, value by value",
-    "nano": "write, convert and pack the nano model",
+    "nano": "convert and pack the nano models that ship with the project",
     "pack": "write a weights folder as a reproducible tarball and its lock",
     "push": "upload a packed tarball and write its url into the lock",
     "sign": "sign packed weights with a private key",
@@ -24,6 +24,8 @@ VERBS = {
     "cache": "list, remove and prune installed weights",
     "serve": "run a predictor on the real Cog server, without Docker",
     "predict": "run one prediction through the real Cog server",
+    "plan": "say how a variant would be held in a GPU's memory",
+    "bench": "measure speed and memory on this machine's GPU",
     "schema": "print the OpenAPI schema of a predictor",
     "variants": "list the model variants and their rules",
 }

@@ -1,4 +1,4 @@
-"""Convert the nano that ships in weights/ and pack it, below checkpoints/."""
+"""Convert the nano models that ship in weights/ and pack them, below checkpoints/."""
 
 import argparse
 import json
@@ -8,50 +8,58 @@ from typing import Any
 
 EXAMPLES = """examples:
   cogvideox nano
-  cogvideox serve t2v --weights nano
+  cogvideox nano nano-i2v --json
+  cogvideox serve i2v --weights nano-i2v
 """
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHECKPOINTS = REPOSITORY / "checkpoints"
-CHECKPOINT = REPOSITORY / "weights" / "nano"
-"""The SAT directory; `lock.json` in it is what converting and packing gives."""
+NANO_MODELS = ("nano", "nano-i2v")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="*", metavar="NAME", help=f"{' or '.join(NANO_MODELS)}; default: both"
+    )
     parser.add_argument("--json", action="store_true", help="print the paths as JSON")
 
 
-def convert_nano(checkpoints: Path) -> Path:
-    """The nano diffusers folder below `checkpoints`, converted if it is not there yet.
+def shipped_checkpoint(name: str) -> Path:
+    """The SAT directory; `lock.json` in it is what converting and packing gives."""
+    return REPOSITORY / "weights" / name
+
+
+def convert_nano(name: str, checkpoints: Path) -> Path:
+    """The diffusers folder of the nano `name` below `checkpoints`, converted if it is not there.
 
     One of other weights than those that ship now is replaced.
     """
-    folder = checkpoints / "nano"
+    folder = checkpoints / name
     record = folder / "conversion.json"
     converted = _tensor_files(json.loads(record.read_bytes())) if record.is_file() else None
-    if converted != _shipped():
+    if converted != _shipped(name):
         from conversion.convert import convert
         from conversion.plan import plan_conversion
 
         shutil.rmtree(folder, ignore_errors=True)
-        convert(plan_conversion(CHECKPOINT), folder)
+        convert(plan_conversion(shipped_checkpoint(name)), folder)
     return folder
 
 
-def prepare_nano(checkpoints: Path | None = None) -> Path:
-    """The lock of nano's tarball below `checkpoints`, made with all that comes before it.
+def prepare_nano(name: str, checkpoints: Path | None = None) -> Path:
+    """The lock of the nano `name`'s tarball below `checkpoints`, made with all that comes before.
 
     What is there already is used, unless it is of other weights than those that ship now.
     """
     root = checkpoints or CHECKPOINTS
-    tarball, lock = root / "nano.tar", root / "nano.lock.json"
-    if not (tarball.is_file() and _locked(lock) == _shipped()):
+    tarball, lock = root / f"{name}.tar", root / f"{name}.lock.json"
+    if not (tarball.is_file() and _locked(lock) == _shipped(name)):
         from weights.lock import write_lock
         from weights.packing.tarball import pack
 
         for made in (lock, tarball):
             made.unlink(missing_ok=True)
-        write_lock(pack(convert_nano(root), tarball, name="nano"), lock)
+        write_lock(pack(convert_nano(name, root), tarball, name=name), lock)
     return lock
 
 
@@ -75,20 +83,33 @@ def _locked(path: Path) -> dict[str, str] | None:
         return None
 
 
-def _shipped() -> dict[str, str] | None:
-    return _locked(CHECKPOINT / "lock.json")
+def _shipped(name: str) -> dict[str, str] | None:
+    return _locked(shipped_checkpoint(name) / "lock.json")
 
 
 def run(options: argparse.Namespace) -> int:
-    lock = prepare_nano()
-    paths = {
-        "checkpoint": CHECKPOINT,
-        "folder": CHECKPOINTS / "nano",
-        "tarball": CHECKPOINTS / "nano.tar",
-        "lock": lock,
-    }
+    from weights.errors import UserError
+
+    unknown = [name for name in options.name if name not in NANO_MODELS]
+    if unknown:
+        raise UserError(
+            f"There is no nano model named {unknown[0]!r}.",
+            f"The names are {' and '.join(NANO_MODELS)}.",
+            "Use one of these, or none for both.",
+        )
+    reports = [_report(name, prepare_nano(name)) for name in options.name or NANO_MODELS]
     if options.json:
-        print(json.dumps({name: str(path) for name, path in paths.items()}, indent=2))
+        print(json.dumps(reports, indent=2))
     else:
-        print("\n".join(f"{name:11} {path}" for name, path in paths.items()))
+        print("\n\n".join("\n".join(f"{k:11} {v}" for k, v in r.items()) for r in reports))
     return 0
+
+
+def _report(name: str, lock: Path) -> dict[str, str]:
+    return {
+        "name": name,
+        "checkpoint": str(shipped_checkpoint(name)),
+        "folder": str(CHECKPOINTS / name),
+        "tarball": str(CHECKPOINTS / f"{name}.tar"),
+        "lock": str(lock),
+    }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -36,10 +37,17 @@ class Prediction:
     metrics: Mapping[str, Any]
 
 
+def _session(url: str) -> requests.Session:
+    """A session for `url`. No proxy knows what this machine itself means by localhost."""
+    session = requests.Session()
+    session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+    return session
+
+
 def health(url: str) -> Health:
     """Ask how the server is."""
     try:
-        document = requests.get(f"{url}/health-check", timeout=5).json()
+        document = _session(url).get(f"{url}/health-check", timeout=5).json()
     except (requests.ConnectionError, requests.Timeout):
         return Health("UNREACHABLE", "")
     return Health(document["status"], (document.get("setup") or {}).get("logs", ""))
@@ -52,7 +60,7 @@ def openapi(url: str) -> dict[str, Any]:
         OperationError: nothing answers at `url`, or it has no schema.
     """
     try:
-        response = requests.get(f"{url}/openapi.json", timeout=30)
+        response = _session(url).get(f"{url}/openapi.json", timeout=30)
         response.raise_for_status()
         document: dict[str, Any] = response.json()
     except requests.RequestException as error:
@@ -88,7 +96,7 @@ def predict(url: str, inputs: Mapping[str, Any]) -> Prediction:
             "",
         )
     return Prediction(
-        output=_decode(document["output"]),
+        output=_content(document["output"]),
         logs=document.get("logs", ""),
         metrics=document.get("metrics", {}),
     )
@@ -99,7 +107,7 @@ def _post(url: str, inputs: Mapping[str, Any]) -> requests.Response:
     while True:
         try:
             # No timeout on the answer: a long video takes an hour on a CPU.
-            response = requests.post(
+            response = _session(url).post(
                 f"{url}/predictions", json={"input": dict(inputs)}, timeout=(10, None)
             )
         except requests.RequestException as error:
@@ -113,6 +121,17 @@ def _post(url: str, inputs: Mapping[str, Any]) -> requests.Response:
         time.sleep(_RETRY_SECONDS)
 
 
-def _decode(output: str) -> bytes:
-    """The bytes of a data URI."""
-    return base64.b64decode(output.partition(",")[2])
+def _content(output: str) -> bytes:
+    """The bytes of an output: a data URI, or the URL of a server that uploads its files."""
+    if output.startswith("data:"):
+        return base64.b64decode(output.partition(",")[2])
+    try:
+        response = requests.get(output, timeout=(10, 600))
+        response.raise_for_status()
+    except requests.RequestException as error:
+        raise OperationError(
+            f"The output can't be fetched ({error}).",
+            "The server gave a URL instead of the file, and this machine must reach it.",
+            "Start the server without --upload-url to get the file itself.",
+        ) from None
+    return response.content

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from weights.variants import Task
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,4 +32,7 @@ class RunnerFile:
         return inspect.signature(getattr(module, self.class_name).run)
 
 
-RUNNERS = {"t2v": RunnerFile(ROOT / "predict_t2v.py")}
+RUNNERS: dict[Task, RunnerFile] = {
+    "t2v": RunnerFile(ROOT / "predict_t2v.py"),
+    "i2v": RunnerFile(ROOT / "predict_i2v.py"),
+}

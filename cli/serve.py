@@ -8,14 +8,17 @@ from types import FrameType
 from typing import NoReturn
 
 from cli.runners import RUNNERS
+from weights.variants import Task
 
 EXAMPLES = """examples:
   cogvideox serve t2v
+  cogvideox serve i2v --port 5002
   cogvideox serve t2v --port 5001 --weights checkpoints/cogvideox-5b
   curl http://127.0.0.1:5001/predictions -H 'Content-Type: application/json' \\
       -d '{"input": {"prompt": "a red circle moves right", "num_inference_steps": 10}}'
 """
-DEFAULT_WEIGHTS = "nano"
+# The models that ship with the project: they need no download and no GPU.
+DEFAULT_WEIGHTS: dict[Task, str] = {"t2v": "nano", "i2v": "nano-i2v"}
 
 
 def add_weights_argument(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +26,7 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="W",
         help="a weights folder, a *.lock.json or a variant's name "
-        f"(default: $COGVIDEOX_WEIGHTS, or {DEFAULT_WEIGHTS})",
+        f"(default: $COGVIDEOX_WEIGHTS, or {' and '.join(DEFAULT_WEIGHTS.values())})",
     )
 
 
@@ -33,19 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_argument(parser)
 
 
-def chosen_weights(option: str | None) -> str:
+def chosen_weights(option: str | None, task: Task) -> str:
     """The weights to serve, said on stderr; nano is made first if what is there is not it."""
     if option:
         weights, origin = option, "--weights"
     elif weights := os.environ.get("COGVIDEOX_WEIGHTS", ""):
         origin = "COGVIDEOX_WEIGHTS"
     else:
-        weights, origin = DEFAULT_WEIGHTS, "the default"
+        weights, origin = DEFAULT_WEIGHTS[task], "the default"
     tell(f"Weights: {weights} ({origin}).")
-    if weights == "nano":
+    if weights in DEFAULT_WEIGHTS.values():
         from cli.nano import prepare_nano
 
-        prepare_nano()
+        prepare_nano(weights)
     return weights
 
 
@@ -67,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     from cli.server import running_server
 
     end_on_sigterm()
-    weights = chosen_weights(options.weights)
+    weights = chosen_weights(options.weights, options.task)
     runner = RUNNERS[options.task]
     tell(f"Starting {runner.path.name} …")
     try:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from predictors.frame_size import shown_sizes
 from weights.errors import UserError
 from weights.variants import VARIANTS, Variant
 
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _sizes(variant: Variant) -> str:
+    default = f"; default {variant.width}×{variant.height}" if variant.any_aspect else ""
+    return shown_sizes(variant) + default
+
+
 def _frames(variant: Variant) -> str:
     frames = variant.legal_frames
     if len(frames) == 1:
@@ -38,7 +44,7 @@ def table() -> str:
     ]
     for v in VARIANTS.values():
         lines.append(
-            f"| `{v.name}` | {v.task} | {v.width}×{v.height} | {_frames(v)} | {v.fps} "
+            f"| `{v.name}` | {v.task} | {_sizes(v)} | {_frames(v)} | {v.fps} "
             f"| {v.text_tokens} | {v.dtype} | {v.licence} |"
         )
     return "\n".join(lines)
@@ -66,7 +72,10 @@ def run(options: argparse.Namespace) -> int:
         text = options.update_readme.read_text(encoding="utf-8")
         options.update_readme.write_text(with_table(text), encoding="utf-8")
     elif options.json:
-        rows = [dataclasses.asdict(v) | {"legal_frames": v.legal_frames} for v in VARIANTS.values()]
+        rows = [
+            dataclasses.asdict(v) | {"legal_frames": v.legal_frames, "legal_sizes": v.legal_sizes}
+            for v in VARIANTS.values()
+        ]
         print(json.dumps(rows, indent=2))
     else:
         print(table())

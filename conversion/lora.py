@@ -14,18 +14,16 @@ import torch
 
 from conversion.rules import Plan, Rule, plan_forward, rename
 from conversion.tensor_source import LoraFactors, MergedLora
+from weights.adapter_names import FACTORS, SAT_MODULES, diffusers_name, sat_name
 from weights.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
 
 DEFAULT_ALPHA = 1.0
 
-_TARGET_MODULES = ["to_k", "to_out.0", "to_q", "to_v"]
-# SAT's module within a layer, diffusers' modules within a block: one per pair of matrices.
-_MODULES = {
-    "attention.query_key_value": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-    "attention.dense": ("attn1.to_out.0",),
-}
+_TARGET_MODULES = sorted(
+    module.removeprefix("attn1.") for targets in SAT_MODULES.values() for module in targets
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +60,18 @@ def read_lora(tensors: Tensors, num_layers: int, width: int) -> Lora:
 
 
 def _rules(lora: Lora) -> list[Rule]:
-    rules = []
-    for n in range(lora.num_layers):
-        for module, targets in _MODULES.items():
-            for i, target in enumerate(targets):
-                source = f"transformer.layers.{n}.{module}"
-                adapter = f"transformer.transformer_blocks.{n}.{target}"
-                rules += [
-                    rename(
-                        f"{source}.matrix_A.{i}", f"{adapter}.lora_A.weight", lora.rank, lora.width
-                    ),
-                    rename(
-                        f"{source}.matrix_B.{i}", f"{adapter}.lora_B.weight", lora.width, lora.rank
-                    ),
-                ]
-    return rules
+    shapes = {"A": (lora.rank, lora.width), "B": (lora.width, lora.rank)}
+    return [
+        rename(
+            sat_name(n, sat_module, factor, i),
+            diffusers_name(f"transformer_blocks.{n}.{module}", factor),
+            *shapes[factor],
+        )
+        for n in range(lora.num_layers)
+        for sat_module, modules in SAT_MODULES.items()
+        for i, module in enumerate(modules)
+        for factor in FACTORS
+    ]
 
 
 def plan_adapter(lora: Lora, what: str) -> Plan:
@@ -94,12 +89,14 @@ def merged_tensors(base: Tensors, lora: Lora, alpha: float, what: str) -> Merged
     plan_adapter(lora, what)
     factors = {}
     for n in range(lora.num_layers):
-        for module, targets in _MODULES.items():
-            name = f"transformer.layers.{n}.{module}"
-            factors[f"{name}.weight"] = LoraFactors(
+        for sat_module, modules in SAT_MODULES.items():
+            factors[f"transformer.layers.{n}.{sat_module}.weight"] = LoraFactors(
                 tuple(
-                    (lora.tensors[f"{name}.matrix_A.{i}"], lora.tensors[f"{name}.matrix_B.{i}"])
-                    for i in range(len(targets))
+                    (
+                        lora.tensors[sat_name(n, sat_module, "A", i)],
+                        lora.tensors[sat_name(n, sat_module, "B", i)],
+                    )
+                    for i in range(len(modules))
                 )
             )
     return MergedLora(base, factors, alpha / lora.rank)

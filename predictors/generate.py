@@ -1,119 +1,129 @@
 """A request becomes a video file."""
 
-import math
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from predictors.decoding import decode
+from predictors.denoising import denoise
+from predictors.input_image import fit_image, read_image
+from predictors.lora.fetch import fetch_lora
 from predictors.outputs import new_output
-from predictors.pipeline import LoadedPipeline
+from predictors.prompt_embeddings import dropped_text
 from predictors.request import Request, validate
-from predictors.video import write_mp4
-from weights.errors import OperationError
+from predictors.speed import speed_preset
+from predictors.stage_log import StageLog
+from predictors.video import write_video
+from weights.urls import shown_url
 
-_MAX_PROGRESS_LINES = 50
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from predictors.video_model import VideoModel
 
 
 def generate(
-    loaded: LoadedPipeline,
+    model: "VideoModel",
+    inputs: Mapping[str, Any],
     *,
-    prompt: str,
-    num_inference_steps: int,
-    guidance_scale: float,
-    num_frames: int | None,
-    seed: int | None,
     record_metric: Callable[[str, float], object],
 ) -> Path:
-    """Make the video that the inputs describe and return the path of its MP4.
+    """Make the video that the inputs of `predict_*.py` describe and return the path of its file.
 
-    Prints the seed and the progress; records the seconds of each stage.
+    Prints the seed, the progress and a line per stage; records the seconds of each stage.
 
     Raises:
         UserError: an input is not what the variant can do.
-        OperationError: the model's output is not finite.
+        OperationError: the model's output is not finite, or a LoRA can't be fetched.
     """
-    request = validate(
-        loaded.variant,
-        prompt=prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        num_frames=num_frames,
-        seed=seed,
-    )
+    log = StageLog(record_metric)
+    request, image = _checked(model, inputs)
     print(f"Using seed: {request.seed}", flush=True)
-    started = time.monotonic()
-    frames = sample(loaded, request)
-    sampled = time.monotonic()
-    path = new_output(".mp4")
-    write_mp4(frames, path, loaded.variant.fps)
-    record_metric("timing.sample", sampled - started)
-    record_metric("timing.encode", time.monotonic() - sampled)
+    record_metric("seed", request.seed)
+    record_metric("frames", request.num_frames)
+    record_metric("steps", request.num_inference_steps)
+    frames = sample(model, request, image, log)
+    path = new_output(f".{request.output_format}")
+    with log.stage("encode"):
+        write_video(
+            frames,
+            path,
+            fps=request.fps,
+            output_format=request.output_format,
+            quality=request.output_quality,
+            metadata=_metadata(model, request) if model.settings.metadata else None,
+        )
     return path
 
 
-def sample(loaded: LoadedPipeline, request: Request) -> np.ndarray:
+def sample(
+    model: "VideoModel", request: Request, image: "Image | None", log: StageLog
+) -> "np.ndarray":
     """The frames of `request`: (frames, height, width, 3) uint8 RGB.
 
-    Raises:
-        OperationError: the model's output is not finite.
-    """
-    import torch
-
-    variant = loaded.variant
-    try:
-        output = loaded.pipe(
-            prompt=request.prompt,
-            height=variant.height,
-            width=variant.width,
-            num_frames=request.num_frames,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            # Upstream samples with guidance that grows over the steps, with this scheduler only.
-            use_dynamic_cfg=type(loaded.pipe.scheduler).__name__ == "CogVideoXDPMScheduler",
-            max_sequence_length=variant.text_tokens,
-            # Drawn on the CPU, the noise of a seed is the same on every machine.
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type="np",
-            callback_on_step_end=_progress(request.num_inference_steps),
-        )
-    finally:
-        # A cancelled run leaves hooks and caches behind that would spoil the next one. Cancelling
-        # is an exception that Cog raises between two bytecodes: it must pass through here.
-        loaded.pipe.maybe_free_model_hooks()
-    return to_uint8(output.frames[0])
-
-
-def to_uint8(video: np.ndarray) -> np.ndarray:
-    """(frames, height, width, 3) floats from 0 to 1, as uint8.
+    Args:
+        image: the first frame, of the request's size; None for text-to-video.
 
     Raises:
-        OperationError: a value is not finite; encoders take it without a word.
+        UserError: the LoRA is not one for this model.
+        OperationError: the model's output is not finite, or the LoRA can't be fetched.
     """
-    frames = np.empty(video.shape, np.uint8)
-    for index, image in enumerate(video):
-        if not np.isfinite(image).all():
-            raise OperationError(
-                f"The model's output is not finite in frame {index}.",
-                "Every pixel must be a number.",
-                "The usual cause is weights that run in another dtype than they were trained in: "
-                "see `cogvideox variants`.",
+    with ExitStack() as stack:
+        if request.lora:
+            with log.stage("lora"):
+                use = fetch_lora(request.lora, model.cache, model.settings.lora_places)
+                stack.callback(use.release)
+                stack.enter_context(model.adapters.applied(use.path, request.lora_scale))
+        with log.stage("encode_prompt") as details:
+            embeddings = model.prompts.encode(
+                request.prompt, request.negative_prompt, guidance=request.guidance_scale > 1
             )
-        frames[index] = np.rint(image * 255)
-    return frames
+            details["cached"] = embeddings.hits
+        _tell_what_is_dropped(model, request)
+        with (
+            log.stage("denoise"),
+            speed_preset(model.pipe, request.speed, request.num_inference_steps),
+        ):
+            latents = denoise(model.pipe, request, embeddings, image)
+        with log.stage("decode"):
+            return decode(model.pipe, latents, request.num_frames)
 
 
-def _progress(steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
-    every = math.ceil(steps / _MAX_PROGRESS_LINES)
-    started = time.monotonic()
+def _checked(model: "VideoModel", inputs: Mapping[str, Any]) -> tuple[Request, "Image | None"]:
+    """The request, and its image as the first frame; nothing of the model runs for it."""
+    if "image" not in inputs:
+        return validate(model.variant, **inputs), None
+    image = read_image(inputs["image"])
+    others = {name: value for name, value in inputs.items() if name != "image"}
+    request = validate(model.variant, **others, image_size=image.size)
+    return request, fit_image(image, request.width, request.height, request.image_fit)
 
-    def report(_pipe: Any, index: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
-        step = index + 1
-        if step % every == 0 or step == steps:
-            seconds = (time.monotonic() - started) / step
-            print(f"step {step}/{steps}, {seconds:.2f} s per step", flush=True)
-        return {}
 
-    return report
+def _tell_what_is_dropped(model: "VideoModel", request: Request) -> None:
+    for name in ("prompt", "negative_prompt"):
+        dropped = dropped_text(
+            model.pipe.tokenizer, getattr(request, name), model.variant.text_tokens
+        )
+        if dropped:
+            shown = dropped if model.settings.log_prompts else f"{len(dropped)} characters"
+            print(
+                f"The {name} has more than {model.variant.text_tokens} tokens; "
+                f"the model does not see: {shown}",
+                flush=True,
+            )
+
+
+def _metadata(model: "VideoModel", request: Request) -> dict[str, str]:
+    """What the file says of its making. A LoRA's URL may hold a secret: it is shortened."""
+    settings = asdict(request) | {"lora": shown_url(request.lora)}
+    prompt, seed = settings.pop("prompt"), settings.pop("seed")
+    return {
+        "prompt": prompt,
+        "seed": str(seed),
+        "variant": model.variant.name,
+        "settings": json.dumps(settings, sort_keys=True),
+    }

@@ -1,72 +1,149 @@
 """From a weights folder to a pipeline that is ready to run."""
 
+import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from predictors.memory import MemoryPolicy, memory_policy
-from predictors.weights_source import ReadyWeights, resolve_weights
-from weights.variants import Task, Variant
+from predictors.compilation import VARIABLE as COMPILE_VARIABLE
+from predictors.compilation import compile_blocks, compile_wanted
+from predictors.memory import (
+    Device,
+    MemoryChoice,
+    MemoryPolicy,
+    compute_dtype,
+    cpu_policy,
+    memory_choice,
+    memory_policy,
+)
+from predictors.memory_estimate import component_sizes
+from predictors.placement import place
+from predictors.quantization import int8_wanted, quantize
+from predictors.weights_source import ReadyWeights
+from weights.errors import UserError
+from weights.variants import Dtype, Task, Variant
 
-DEFAULT_WEIGHTS = "cogvideox-5b"
-_PIPELINES: dict[Task, str] = {"t2v": "CogVideoXPipeline"}
+_PIPELINES: dict[Task, str] = {
+    "t2v": "CogVideoXPipeline",
+    "i2v": "CogVideoXImageToVideoPipeline",
+}
 
-# A predictor never fetches anything but what its lock names. The libraries read these variables
-# when they are imported, so that they must be set before.
-_OFFLINE = {
+# The libraries read these variables when they are imported, so that they must be set before.
+_LIBRARIES = {
+    # A predictor never fetches anything but what its lock names.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Shards of a model are read side by side.
+    "HF_ENABLE_PARALLEL_LOADING": "YES",
 }
+
+# What these say when they are imported is of no use to whoever reads the log: that an extension
+# for another CUDA is left out, and that one calls another in an old way.
+_CHATTY = ("torchao", "diffusers.quantizers.torchao", "torch.utils._pytree")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSettings:
+    """How the operator wants a pipeline to be held and run. The default: as suits the machine."""
+
+    memory: MemoryChoice = "auto"
+    int8: bool = False
+    compiled: bool = False
+
+
+DEFAULT_SETTINGS = PipelineSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedPipeline:
-    """A diffusers pipeline in memory and the variant whose rules it follows."""
+    """A diffusers pipeline in memory, the variant whose rules it follows and how it is held."""
 
     pipe: Any
     variant: Variant
+    policy: MemoryPolicy
 
 
-def load_from_environment(task: Task) -> LoadedPipeline:
-    """Load the weights that COGVIDEOX_WEIGHTS names for `task`, installing them if needed.
+def pipeline_settings(environment: Mapping[str, str]) -> PipelineSettings:
+    """Read COGVIDEOX_MEMORY, COGVIDEOX_QUANTIZE and COGVIDEOX_COMPILE.
+
+    To be called before weights are installed: a mistake must not cost a download.
 
     Raises:
-        UserError: COGVIDEOX_WEIGHTS names nothing usable, or weights for another task.
-        OperationError: the weights could not be installed.
+        UserError: one is malformed, two contradict each other, or what one needs is not installed.
     """
-    source = os.environ.get("COGVIDEOX_WEIGHTS") or DEFAULT_WEIGHTS
-    weights = resolve_weights(source, task)
-    os.environ.update(_OFFLINE)
-    return load_pipeline(weights)
+    settings = PipelineSettings(
+        memory=memory_choice(environment),
+        int8=int8_wanted(environment),
+        compiled=compile_wanted(environment),
+    )
+    if settings.compiled and settings.memory == "sequential":
+        raise UserError(
+            f"COGVIDEOX_MEMORY is sequential and {COMPILE_VARIABLE} is 1.",
+            "Sequential offload interrupts the compiled code at every layer, which gains nothing.",
+            "Choose another way to hold the model in memory, or do not compile it.",
+        )
+    return settings
 
 
-def load_pipeline(weights: ReadyWeights) -> LoadedPipeline:
-    """Load a weights folder in the way that suits this machine."""
+def load_pipeline(
+    weights: ReadyWeights, settings: PipelineSettings = DEFAULT_SETTINGS
+) -> LoadedPipeline:
+    """Load a weights folder in the way that suits this machine and `settings`; says how it is held.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+    pipeline_class = _pipeline_class(weights.variant.task)
     import torch
 
-    policy = memory_policy(torch.cuda.is_available())
-    dtype = policy.dtype or weights.dtype
-    print(
-        f"Loading {weights.variant.name} from {weights.folder} as {dtype}, {_where(policy)}.",
-        flush=True,
-    )
-    pipe = _pipeline_class(weights.variant.task).from_pretrained(
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = compute_dtype(weights.dtype, device, int8=settings.int8)
+    policy = _policy(weights, settings, device, dtype)
+    int8 = " with int8 weights" if settings.int8 else ""
+    _say(f"Loading {weights.variant.name} from {weights.folder} as {dtype}{int8}, {policy.reason}.")
+    if policy.warning:
+        _say(f"Warning: {policy.warning}")
+    pipe = pipeline_class.from_pretrained(
         weights.folder, dtype=getattr(torch, dtype), local_files_only=True
     )
     pipe.set_progress_bar_config(disable=True)
-    if policy.vae_tiling:
-        pipe.vae.enable_tiling()
-    if policy.model_offload:
-        # Never .to("cuda") before: it would need the whole model's size on the GPU for nothing.
-        pipe.enable_model_cpu_offload()
-    return LoadedPipeline(pipe, weights.variant)
+    if settings.int8:
+        quantize(pipe, device)
+    place(pipe, policy)
+    if settings.compiled:
+        _compile(pipe, policy)
+    return LoadedPipeline(pipe, weights.variant, policy)
+
+
+def _policy(
+    weights: ReadyWeights, settings: PipelineSettings, device: Device, dtype: Dtype
+) -> MemoryPolicy:
+    import torch
+
+    if device == "cpu":
+        return cpu_policy(settings.memory)
+    sizes = component_sizes(weights.folder, weights.variant, dtype, int8=settings.int8)
+    free, _ = torch.cuda.mem_get_info()
+    return memory_policy(weights.variant, sizes, free, settings.memory)
+
+
+def _compile(pipe: Any, policy: MemoryPolicy) -> None:
+    if policy.placement == "sequential":
+        _say("Not compiled: sequential offload interrupts the code at every layer.")
+        return
+    compile_blocks(pipe.transformer)
+    _say("The first request of each size compiles the transformer's blocks: it takes longer.")
 
 
 def _pipeline_class(task: Task) -> Any:
+    os.environ.update(_LIBRARIES)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     import diffusers
     import transformers
 
@@ -76,7 +153,5 @@ def _pipeline_class(task: Task) -> Any:
     return getattr(diffusers, _PIPELINES[task])
 
 
-def _where(policy: MemoryPolicy) -> str:
-    if policy.device == "cuda":
-        return "with each part on the GPU only while it works"
-    return "on the CPU: this machine has no CUDA device"
+def _say(line: str) -> None:
+    print(line, flush=True)

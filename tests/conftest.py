@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from weights.variants import VARIANTS, Variant
+from weights.variants import VARIANTS, Task, Variant
 
 # Set before any test imports a Hugging Face library: tests never ask the network.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
@@ -60,20 +60,40 @@ def recorded_lines() -> RecordedLines:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder of nano's shape with random weights."""
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    save_tiny_pipeline(VARIANTS["nano"], folder)
-    (folder / "conversion.json").write_text(json.dumps({"variant": "nano", "dtype": "float32"}))
+    return _tiny_folder(tmp_path_factory, "nano")
+
+
+@pytest.fixture(scope="session")
+def tiny_i2v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder of nano-i2v's shape with random weights."""
+    return _tiny_folder(tmp_path_factory, "nano-i2v")
+
+
+def _tiny_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / name
+    save_tiny_pipeline(VARIANTS[name], folder)
+    (folder / "conversion.json").write_text(json.dumps({"variant": name, "dtype": "float32"}))
     return folder
 
 
 @pytest.fixture(scope="session")
 def server(tiny_folder: Path) -> Iterator[RecordedServer]:
     """The real Cog server for predict_t2v.py on `tiny_folder`, started once."""
+    yield from _recorded_server("t2v", tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def i2v_server(tiny_i2v_folder: Path) -> Iterator[RecordedServer]:
+    """The real Cog server for predict_i2v.py on `tiny_i2v_folder`, started once."""
+    yield from _recorded_server("i2v", tiny_i2v_folder)
+
+
+def _recorded_server(task: Task, folder: Path) -> Iterator[RecordedServer]:
     from cli.runners import RUNNERS
     from cli.server import running_server
 
     lines = RecordedLines()
-    with running_server(RUNNERS["t2v"], weights=str(tiny_folder), on_line=lines.add) as running:
+    with running_server(RUNNERS[task], weights=str(folder), on_line=lines.add) as running:
         yield RecordedServer(running.url, lines)
 
 
@@ -85,7 +105,9 @@ def save_tiny_pipeline(variant: Variant, folder: Path) -> None:
 
     torch.manual_seed(0)
     pieces = ["<pad>", "</s>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyz"]
-    diffusers.CogVideoXPipeline(
+    i2v = variant.task == "i2v"
+    pipeline = diffusers.CogVideoXImageToVideoPipeline if i2v else diffusers.CogVideoXPipeline
+    pipeline(
         tokenizer=T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0),
         text_encoder=T5EncoderModel(
             T5Config(

@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = {"cli", "conversion", "predictors", "training", "weights", "predict_t2v"}
+OURS = {
+    "bench",
+    "cli",
+    "conversion",
+    "predict_i2v",
+    "predict_t2v",
+    "predictors",
+    "training",
+    "weights",
+}
 ALLOWED = {
     "weights": {"weights"},
     "conversion": {"conversion", "weights"},
     "predictors": {"predictors", "weights"},
+    "predict_i2v.py": {"predictors"},
     "predict_t2v.py": {"predictors"},
+    "bench": {"bench", "predictors", "weights"},
     "training": {"training", "conversion", "weights"},
     "cli": OURS,
 }
@@ -54,7 +65,18 @@ def test_names_say_what_is_inside():
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["convert"], ["serve"], ["predict"], ["fetch"], ["push"], ["cache"]]
+    "verb",
+    [
+        [],
+        ["bench"],
+        ["cache"],
+        ["convert"],
+        ["fetch"],
+        ["plan"],
+        ["predict"],
+        ["push"],
+        ["serve"],
+    ],
 )
 def test_help_imports_nothing_heavy(verb):
     code = (

@@ -27,7 +27,7 @@ def test_a_request_becomes_a_video(server, tmp_path):
     assert fps == 8
     assert "Using seed: 11\n" in prediction.logs
     assert "step 2/2" in prediction.logs
-    assert set(prediction.metrics["timing"]) == {"sample", "encode"}
+    assert set(prediction.metrics["timing"]) == {"encode_prompt", "denoise", "decode", "encode"}
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(server):

@@ -55,9 +55,11 @@ class Variant:
     snr_shift_scale: float = 1.0
     dtype: Dtype = "bfloat16"
 
-    # What a request may ask for. Sizes are in pixels.
+    # What a request may ask for. Sizes are in pixels. Where any aspect is legal, the longer side
+    # may be as short as the other, in steps of whole patches, and the video may stand upright.
     width: int = 720
     height: int = 480
+    any_aspect: bool = False
     fps: int = 8
     frame_step: int = 8
     min_frames: int = 9
@@ -74,6 +76,15 @@ class Variant:
         latent_frames = (self.sample_frames - 1) // TEMPORAL_COMPRESSION + 1
         patches = (self.sample_height // self.patch_size) * (self.sample_width // self.patch_size)
         return self.text_tokens + latent_frames * patches
+
+    @property
+    def legal_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every (width, height) the model was made for, its own first."""
+        if not self.any_aspect:
+            return ((self.width, self.height),)
+        short, step = self.height, self.patch_size * SPATIAL_COMPRESSION
+        landscape = [(side, short) for side in range(self.width, short - 1, -step)]
+        return tuple(landscape + [(short, side) for side, _ in landscape if side != short])
 
     @property
     def legal_frames(self) -> tuple[int, ...]:
@@ -134,6 +145,7 @@ _1_5_5B_I2V = replace(
     task="i2v",
     in_channels=2 * LATENT_CHANNELS,
     ofs_embed_dim=512,
+    any_aspect=True,
 )
 _NANO = Variant(
     name="nano",

@@ -21,3 +21,9 @@ def test_a_server_that_is_not_there_is_unreachable(nobody):
 def test_asking_nobody_is_an_error_that_names_the_address(nobody, ask):
     with pytest.raises(OperationError, match=nobody):
         ask(nobody)
+
+
+def test_a_proxy_is_not_asked_for_this_machine(server, nobody, monkeypatch):
+    monkeypatch.setenv("http_proxy", nobody)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert health(server.url).status in ("READY", "BUSY")

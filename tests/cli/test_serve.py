@@ -67,27 +67,31 @@ def stub_nano(monkeypatch):
     """Nothing is converted; returns a list that says how often it would have been."""
     made = []
     nano = type(sys)("cli.nano")
-    nano.prepare_nano = lambda: made.append("nano")
+    nano.prepare_nano = made.append
     monkeypatch.setitem(sys.modules, "cli.nano", nano)
     return made
 
 
 @pytest.mark.parametrize(
-    ("option", "variable", "chosen", "origin"),
+    ("option", "variable", "task", "chosen", "origin"),
     [
-        ("folder", "other", "folder", "--weights"),
-        (None, "other", "other", "COGVIDEOX_WEIGHTS"),
-        (None, "", "nano", "the default"),
+        ("folder", "other", "t2v", "folder", "--weights"),
+        (None, "other", "t2v", "other", "COGVIDEOX_WEIGHTS"),
+        (None, "", "t2v", "nano", "the default"),
+        (None, "", "i2v", "nano-i2v", "the default"),
     ],
 )
-def test_the_weights_chosen_and_why_are_said(option, variable, chosen, origin, monkeypatch, capsys):
+def test_the_weights_chosen_and_why_are_said(
+    option, variable, task, chosen, origin, monkeypatch, capsys
+):
     stub_nano(monkeypatch)
     monkeypatch.setenv("COGVIDEOX_WEIGHTS", variable)
-    assert serve.chosen_weights(option) == chosen
+    assert serve.chosen_weights(option, task) == chosen
     assert capsys.readouterr().err == f"Weights: {chosen} ({origin}).\n"
 
 
-def test_nano_is_made_before_it_is_served(monkeypatch):
+@pytest.mark.parametrize(("name", "task"), [("nano", "t2v"), ("nano-i2v", "i2v")])
+def test_nano_is_made_before_it_is_served(name, task, monkeypatch):
     made = stub_nano(monkeypatch)
-    assert serve.chosen_weights("nano") == "nano"
-    assert made == ["nano"]
+    assert serve.chosen_weights(name, task) == name
+    assert made == [name]

@@ -1,117 +1,183 @@
-"""Sampling equals plain diffusers; progress, cancelling and broken output are handled."""
+"""Sampling equals plain diffusers; progress, cancelling, settings and their traces."""
 
+import dataclasses
+import json
 import tempfile
 
 import numpy as np
 import pytest
 import torch
-from cog import CancelationException
+from cog import CancelationException, Path
+from PIL import Image
 
-from predictors.generate import generate, sample, to_uint8
-from predictors.pipeline import LoadedPipeline, load_pipeline
-from predictors.request import validate
+from predictors.generate import generate
+from predictors.operator_settings import OperatorSettings
+from predictors.video import read_metadata, read_video
+from predictors.video_model import load_model
 from predictors.weights_source import resolve_weights
-from weights.errors import OperationError
-from weights.variants import VARIANTS
+from weights.errors import UserError
 
-NANO = VARIANTS["nano"]
-INPUTS = {
-    "prompt": "a red circle",
-    "num_inference_steps": 3,
-    "guidance_scale": 6,
-    "num_frames": None,
-    "seed": 5,
-}
+INPUTS = {"prompt": "a red circle", "num_inference_steps": 3, "seed": 5}
+STAGES = {f"timing.{stage}" for stage in ("encode_prompt", "denoise", "decode", "encode")}
+
+
+@pytest.fixture(autouse=True)
+def _outputs_go_to_a_folder_of_the_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_folder):
-    return load_pipeline(resolve_weights(str(tiny_folder), "t2v"))
+def model(tiny_folder):
+    return load_model(resolve_weights(str(tiny_folder), "t2v"), OperatorSettings())
 
 
-class StubPipe:
-    """Behaves like a pipeline as far as `sample` sees it, without computing anything."""
-
-    scheduler = None
-
-    def __init__(self, on_step=None, value=0.5):
-        self.on_step, self.value, self.freed = on_step, value, 0
-
-    def __call__(self, *, num_inference_steps, callback_on_step_end, num_frames, **arguments):
-        for index in range(num_inference_steps):
-            if self.on_step:
-                self.on_step(index)
-            assert callback_on_step_end(self, index, None, {}) == {}
-        video = np.full((1, num_frames, 4, 4, 3), self.value, np.float32)
-        return type("Output", (), {"frames": video})
-
-    def maybe_free_model_hooks(self):
-        self.freed += 1
+@pytest.fixture(scope="module")
+def i2v_model(tiny_i2v_folder):
+    return load_model(resolve_weights(str(tiny_i2v_folder), "i2v"), OperatorSettings())
 
 
-def test_a_seed_gives_what_plain_diffusers_gives(loaded, tiny_folder):
-    from diffusers import CogVideoXPipeline
-
-    frames = sample(loaded, validate(NANO, **INPUTS))
-    plain = CogVideoXPipeline.from_pretrained(tiny_folder, dtype=torch.float32)
-    plain.set_progress_bar_config(disable=True)
-    expected = plain(
-        prompt="a red circle",
-        height=64,
-        width=64,
-        num_frames=9,
-        num_inference_steps=3,
-        guidance_scale=6,
-        use_dynamic_cfg=True,
-        max_sequence_length=16,
-        generator=torch.Generator().manual_seed(5),
-        output_type="np",
-    ).frames[0]
-    assert frames.shape == (9, 64, 64, 3)
-    assert np.array_equal(frames, np.rint(expected * 255).astype(np.uint8))
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(path)
+    return path
 
 
-def test_the_seed_and_each_step_are_printed_and_timings_recorded(
-    loaded, capsys, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def frames_of(model, **inputs):
+    """The frames that are encoded, before a codec changes them."""
+    seen = []
+
+    def keep(frames, path, **_):
+        seen.append(frames)
+        path.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("predictors.generate.write_video", keep)
+        generate(model, INPUTS | inputs, record_metric=lambda *_: None)
+    return seen[0]
+
+
+def plain(pipeline, folder, scheduler=None, **arguments):
+    import diffusers
+
+    pipe = getattr(diffusers, pipeline).from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler:
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(
+            pipe.scheduler.config, timestep_spacing="trailing"
+        )
+    asked = {
+        "prompt": "a red circle",
+        "height": 64,
+        "width": 64,
+        "num_frames": 9,
+        "num_inference_steps": 3,
+        "guidance_scale": 6,
+        "use_dynamic_cfg": True,
+        "max_sequence_length": 16,
+        "generator": torch.Generator().manual_seed(5),
+        "output_type": "np",
+    }
+    frames = pipe(**asked | arguments).frames[0]
+    return np.rint(frames * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "arguments"),
+    [
+        ({}, {}),
+        ({"negative_prompt": "a blue square"}, {"negative_prompt": "a blue square"}),
+        ({"guidance_scale": 1}, {"guidance_scale": 1}),
+        ({"dynamic_guidance": False}, {"use_dynamic_cfg": False}),
+        (
+            {"scheduler": "ddim"},
+            {"scheduler": "CogVideoXDDIMScheduler", "use_dynamic_cfg": False},
+        ),
+    ],
+    ids=["defaults", "negative prompt", "no guidance", "constant guidance", "ddim"],
+)
+def test_a_request_gives_what_plain_diffusers_gives(model, tiny_folder, inputs, arguments):
+    expected = plain("CogVideoXPipeline", tiny_folder, **arguments)
+    assert np.array_equal(frames_of(model, **inputs), expected)
+
+
+def test_an_image_gives_what_plain_diffusers_gives(i2v_model, tiny_i2v_folder, photo):
+    expected = plain("CogVideoXImageToVideoPipeline", tiny_i2v_folder, image=Image.open(photo))
+    assert np.array_equal(frames_of(i2v_model, image=Path(photo)), expected)
+
+
+def test_another_scheduler_is_for_one_request_only(model):
+    before = frames_of(model)
+    frames_of(model, scheduler="ddim")
+    assert np.array_equal(frames_of(model), before)
+
+
+def test_what_happens_is_printed_and_recorded(model, capsys):
     metrics = {}
-    path = generate(loaded, **INPUTS, record_metric=metrics.__setitem__)
-    assert path.is_relative_to(tmp_path)
-    first, *steps = capsys.readouterr().out.splitlines()
+    path = generate(model, INPUTS, record_metric=metrics.__setitem__)
+    first, *lines = capsys.readouterr().out.splitlines()
     assert first == "Using seed: 5"
-    assert [line.split(",")[0] for line in steps] == ["step 1/3", "step 2/3", "step 3/3"]
-    assert set(metrics) == {"timing.sample", "timing.encode"}
+    steps = [line.split(",")[0] for line in lines if line.startswith("step ")]
+    assert steps == ["step 1/3", "step 2/3", "step 3/3"]
+    assert set(metrics) >= STAGES
+    assert (metrics["seed"], metrics["frames"], metrics["steps"]) == (5, 9, 3)
+    frames, fps = read_video(path)
+    assert frames.shape == (9, 64, 64, 3)
+    assert fps == 8
 
 
-def test_many_steps_are_reported_in_at_most_fifty_lines_and_the_last(capsys):
-    request = validate(NANO, **INPUTS | {"num_inference_steps": 499})
-    sample(LoadedPipeline(StubPipe(), NANO), request)
-    lines = capsys.readouterr().out.splitlines()
+@pytest.mark.parametrize("output_format", ["mp4", "webm", "gif"])
+def test_the_file_says_how_it_was_made(model, output_format):
+    inputs = INPUTS | {"output_format": output_format, "fps": 10}
+    path = generate(model, inputs, record_metric=lambda *_: None)
+    assert path.suffix == f".{output_format}"
+    said = read_metadata(path)
+    assert (said["prompt"], said["seed"], said["variant"]) == ("a red circle", "5", "nano")
+    assert json.loads(said["settings"])["num_inference_steps"] == 3
+
+
+def test_an_operator_can_keep_files_and_logs_free_of_prompts(model, capsys):
+    private = dataclasses.replace(
+        model, settings=OperatorSettings(metadata=False, log_prompts=False)
+    )
+    path = generate(private, INPUTS | {"prompt": "secret " * 30}, record_metric=lambda *_: None)
+    assert read_metadata(path) == {}
+    assert "secret" not in capsys.readouterr().out
+    assert b"secret" not in path.read_bytes()
+
+
+def test_the_part_of_a_prompt_that_is_cut_off_is_logged(model, capsys):
+    generate(model, INPUTS | {"prompt": "ab" * 40}, record_metric=lambda *_: None)
+    assert "the model does not see: " in capsys.readouterr().out
+
+
+def test_many_steps_are_reported_in_at_most_fifty_lines_and_the_last(model, capsys):
+    frames_of(model, num_inference_steps=101)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert len(lines) <= 50
-    assert lines[-1].startswith("step 499/499")
+    assert lines[-1].startswith("step 101/101")
 
 
-def test_cancelling_passes_through_and_cleans_up(capsys):
-    def cancel(index):
-        if index == 2:
+@pytest.mark.parametrize("speed", ["quality", "fast"])
+def test_cancelling_passes_through_and_the_next_run_is_as_before(model, speed):
+    before = frames_of(model, num_inference_steps=8, speed=speed)
+    calls = []
+
+    def cancel(*_):
+        calls.append(1)
+        if len(calls) == 4:
             raise CancelationException
 
-    pipe = StubPipe(cancel)
-    request = validate(NANO, **INPUTS | {"num_inference_steps": 9})
-    with pytest.raises(CancelationException):
-        sample(LoadedPipeline(pipe, NANO), request)
-    assert pipe.freed == 1
-    assert "step 3/9" not in capsys.readouterr().out
+    handle = model.pipe.transformer.register_forward_pre_hook(cancel)
+    try:
+        with pytest.raises(CancelationException):
+            frames_of(model, num_inference_steps=8, speed=speed)
+    finally:
+        handle.remove()
+    assert np.array_equal(frames_of(model, num_inference_steps=8, speed=speed), before)
 
 
-def test_values_become_bytes_by_rounding():
-    video = np.array([0, 0.001, 0.5, 1], np.float32).reshape(1, 1, 4, 1)
-    assert to_uint8(video).ravel().tolist() == [0, 0, 128, 255]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_output_that_is_not_finite_is_refused(value):
-    loaded = LoadedPipeline(StubPipe(value=value), NANO)
-    with pytest.raises(OperationError, match=r"not finite in frame 0.*another dtype"):
-        sample(loaded, validate(NANO, **INPUTS))
+def test_a_bad_request_never_reaches_the_model(model, monkeypatch):
+    monkeypatch.setattr(type(model.pipe), "__call__", None)
+    with pytest.raises(UserError, match="num_frames is 12"):
+        generate(model, INPUTS | {"num_frames": 12}, record_metric=lambda *_: None)

@@ -1,16 +1,20 @@
-"""Loading: offline before any library is imported, explicit dtype, tiling."""
+"""Loading: settings first, offline before any library is imported, explicit dtype, both tasks."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from cli.runners import ROOT
-from predictors.pipeline import load_from_environment, load_pipeline
+from predictors.pipeline import PipelineSettings, load_pipeline, pipeline_settings
 from predictors.weights_source import resolve_weights
+from tests.conftest import save_tiny_pipeline
+from weights.errors import UserError
+from weights.variants import VARIANTS
 
 # Reports what each library would have read from the environment when it was first imported.
 SPY = """
@@ -27,6 +31,8 @@ imported_early = list(seen)
 Runner().setup()
 print(json.dumps({"early": imported_early, "seen": seen}))
 """
+
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this is the way without a GPU")
 
 
 def test_the_environment_is_offline_before_any_library_is_imported(tiny_folder):
@@ -49,24 +55,80 @@ def test_the_environment_is_offline_before_any_library_is_imported(tiny_folder):
     }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this is the way without a GPU")
+def load(folder: Path, task="t2v", **settings):
+    return load_pipeline(resolve_weights(str(folder), task), PipelineSettings(**settings))
+
+
+@without_cuda
 def test_without_cuda_it_runs_in_float32_on_the_cpu_and_says_so(tiny_folder, capsys):
-    loaded = load_pipeline(resolve_weights(str(tiny_folder), "t2v"))
+    loaded = load(tiny_folder)
     (line,) = capsys.readouterr().out.splitlines()
     assert "nano" in line
     assert "as float32, on the CPU" in line
     parts = (loaded.pipe.transformer, loaded.pipe.vae, loaded.pipe.text_encoder)
     assert {part.dtype for part in parts} == {torch.float32}
     assert loaded.pipe.vae.use_tiling
+    assert (loaded.policy.device, loaded.policy.placement) == ("cpu", "resident")
 
 
-def test_without_a_choice_the_5b_model_is_meant(monkeypatch):
-    monkeypatch.delenv("COGVIDEOX_WEIGHTS", raising=False)
-    asked = []
-    monkeypatch.setattr(
-        "predictors.pipeline.resolve_weights", lambda source, task: asked.append((source, task))
+@without_cuda
+def test_a_choice_without_effect_is_warned_of(tiny_folder, capsys):
+    load(tiny_folder, memory="model-offload")
+    warning = capsys.readouterr().out.splitlines()[1]
+    assert warning == (
+        "Warning: COGVIDEOX_MEMORY is model-offload, which has no effect without a CUDA device."
     )
-    monkeypatch.setattr("predictors.pipeline.load_pipeline", lambda weights: None)
-    monkeypatch.setattr("os.environ", dict(os.environ))
-    load_from_environment("t2v")
-    assert asked == [("cogvideox-5b", "t2v")]
+
+
+def test_the_image_to_video_task_has_its_own_pipeline(tmp_path):
+    folder = tmp_path / "tiny-i2v"
+    save_tiny_pipeline(VARIANTS["nano-i2v"], folder)
+    (folder / "conversion.json").write_text('{"variant": "nano-i2v", "dtype": "float32"}')
+    loaded = load(folder, "i2v")
+    assert type(loaded.pipe).__name__ == "CogVideoXImageToVideoPipeline"
+    assert loaded.variant.name == "nano-i2v"
+
+
+def test_weights_become_int8_where_the_operator_wants_it(tiny_folder, capsys):
+    loaded = load(tiny_folder, int8=True)
+    assert "with int8 weights" in capsys.readouterr().out
+    block = loaded.pipe.transformer.transformer_blocks[0]
+    assert type(block.attn1.to_q.weight).__name__ == "Int8Tensor"
+
+
+def test_blocks_are_compiled_where_the_operator_wants_it(tiny_folder, capsys):
+    loaded = load(tiny_folder, compiled=True)
+    assert "compiles the transformer's blocks" in capsys.readouterr().out
+    blocks = loaded.pipe.transformer.transformer_blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+def test_settings_come_from_the_environment():
+    environment = {
+        "COGVIDEOX_MEMORY": "group-offload",
+        "COGVIDEOX_QUANTIZE": "int8",
+        "COGVIDEOX_COMPILE": "1",
+        "PATH": os.environ["PATH"],
+    }
+    expected = PipelineSettings(memory="group-offload", int8=True, compiled=True)
+    assert pipeline_settings(environment) == expected
+    assert pipeline_settings({}) == PipelineSettings()
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    environment = {
+        "COGVIDEOX_MEMORY": "sequential",
+        "COGVIDEOX_COMPILE": "1",
+        "PATH": os.environ["PATH"],
+    }
+    with pytest.raises(UserError, match="interrupts the compiled code"):
+        pipeline_settings(environment)
+
+
+def test_a_malformed_setting_costs_no_download(monkeypatch):
+    from predictors.video_model import load_from_environment
+
+    monkeypatch.setenv("COGVIDEOX_WEIGHTS", "/there/is/nothing.lock.json")
+    monkeypatch.setenv("COGVIDEOX_MEMORY", "all")
+    with pytest.raises(UserError, match="COGVIDEOX_MEMORY"):
+        load_from_environment("t2v")

@@ -60,6 +60,19 @@ def test_other_frame_counts_are_refused_with_the_nearest(variant, frames, messag
         ("seed", -1),
         ("seed", MAX_SEED + 1),
         ("seed", 1.5),
+        ("fps", -1),
+        ("fps", 61),
+        ("fps", 7.5),
+        ("width", 63),
+        ("height", 480),
+        ("scheduler", "euler"),
+        ("lora_scale", 4.1),
+        ("lora_scale", float("nan")),
+        ("speed", "ludicrous"),
+        ("output_format", "avi"),
+        ("output_quality", 0),
+        ("output_quality", 101),
+        ("image_fit", "tile"),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(name, value):
@@ -78,3 +91,38 @@ def test_blank_seeds_are_drawn_from_the_whole_range():
     assert len(seeds) > 190
     assert max(seeds) > 1 << 24
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("variant", "scheduler", "dynamic"),
+    [("cogvideox-2b", "ddim", False), ("cogvideox-5b", "dpm", True), ("nano", "dpm", True)],
+)
+def test_blank_scheduler_and_guidance_are_what_the_authors_use(variant, scheduler, dynamic):
+    request = validate(VARIANTS[variant], **GOOD)
+    assert (request.scheduler, request.dynamic_guidance) == (scheduler, dynamic)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm", "ddim"])
+@pytest.mark.parametrize("dynamic", [None, True, False])
+def test_guidance_is_dynamic_with_dpm_unless_said_otherwise(scheduler, dynamic):
+    request = validate(NANO, **GOOD, scheduler=scheduler, dynamic_guidance=dynamic)
+    assert request.scheduler == scheduler
+    assert request.dynamic_guidance == (scheduler == "dpm" if dynamic is None else dynamic)
+
+
+@pytest.mark.parametrize(("variant", "fps"), [(NANO, 8), (NEWER, 16)])
+def test_no_fps_is_the_variants_own(variant, fps):
+    assert validate(variant, **GOOD).fps == fps
+    assert validate(variant, **GOOD, fps=24.0).fps == 24
+
+
+def test_an_image_settles_the_size_where_the_variant_leaves_it_open():
+    newer_i2v = VARIANTS["cogvideox1.5-5b-i2v"]
+    upright = validate(newer_i2v, **GOOD, image_size=(900, 1600))
+    assert (upright.width, upright.height) == (768, 1360)
+    assert validate(newer_i2v, **GOOD, image_size=(500, 500)).width == 768
+
+
+def test_what_is_refused_names_what_is_allowed():
+    with pytest.raises(UserError, match="must be one of auto, dpm, ddim"):
+        validate(NANO, **GOOD, scheduler="euler")

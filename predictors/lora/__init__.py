@@ -1,0 +1,1 @@
+"""A LoRA that a request names: found, fetched, checked, and put into the pipeline."""

@@ -1,0 +1,160 @@
+"""Whatever a client sends, the real server answers kindly and stays healthy.
+
+Bodies come from schemathesis, which reads the served schema and makes both what it allows and what
+it forbids, and from inputs that are plausible enough to reach the model. Steps are capped: what is
+tested is the way to the model and back, and 500 steps of noise take long.
+"""
+
+import base64
+import io
+import json
+import re
+import time
+from collections import Counter
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from schemathesis import GenerationMode
+
+from cli.openapi_schema import openapi_document
+from cli.prediction_client import health
+from cli.runners import RUNNERS
+
+# Answers must not show the inside of the container.
+INTERNALS = re.compile(r"Traceback|site-packages|\.py\b|File \"|/tmp/|/work/|0x[0-9a-f]{6}|<class ")
+MOST_STEPS = 3
+
+
+def png(width, height, mode):
+    file = io.BytesIO()
+    Image.new(mode, (width, height)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+IMAGES = st.one_of(
+    st.builds(
+        png,
+        st.integers(1, 300),
+        st.integers(1, 300),
+        st.sampled_from(["RGB", "RGBA", "L", "LA", "P", "1", "I;16"]),
+    ),
+    st.binary(max_size=200).map(lambda data: "data:;base64," + base64.b64encode(data).decode()),
+    st.sampled_from(
+        [
+            "/etc/hostname",
+            "file:///etc/hostname",
+            "",
+            "http://127.0.0.1:9/a.png",
+            "data:,",
+            "data:x",
+        ]
+    ),
+    st.text(max_size=20),
+)
+PLAUSIBLE = {
+    "prompt": st.one_of(st.text(min_size=1, max_size=200), st.just("a red circle")),
+    "negative_prompt": st.text(max_size=50),
+    "num_frames": st.one_of(st.just(9), st.integers(-1, 200), st.just(9.0), st.none()),
+    "width": st.sampled_from([0, 64, 64.0, 63, 720, -1, 10**9]),
+    "height": st.sampled_from([0, 64, 48, 480, 2**40]),
+    "num_inference_steps": st.integers(0, 4),
+    "guidance_scale": st.one_of(st.floats(0, 21), st.sampled_from([1, 6, 1e300])),
+    "dynamic_guidance": st.sampled_from([True, False, "true", None]),
+    "scheduler": st.sampled_from(["auto", "dpm", "ddim", "euler"]),
+    "seed": st.integers(-1, 2**31),
+    "fps": st.integers(0, 61),
+    "lora": st.one_of(
+        st.sampled_from(
+            ["", "owner/repo", "https://127.0.0.1/a.safetensors", "http://[::1]/x", "/etc/passwd"]
+        ),
+        st.text(max_size=30),
+    ),
+    "lora_scale": st.floats(-5, 5),
+    "speed": st.sampled_from(["quality", "balanced", "fast", "ludicrous"]),
+    "output_format": st.sampled_from(["mp4", "webm", "gif", "avi"]),
+    "output_quality": st.integers(0, 101),
+    "image_fit": st.sampled_from(["crop", "pad", "stretch", "tile"]),
+}
+
+
+def bodies(task):
+    schema = schemathesis.openapi.from_dict(openapi_document(RUNNERS[task]))
+    operation = schema["/predictions"]["POST"]
+    known = openapi_document(RUNNERS[task])["components"]["schemas"]["Input"]["properties"]
+    plausible = {name: values for name, values in PLAUSIBLE.items() if name in known}
+    inputs = st.fixed_dictionaries({"image": IMAGES} if task == "i2v" else {}, optional=plausible)
+    return st.one_of(
+        operation.as_strategy(generation_mode=GenerationMode.POSITIVE).map(lambda c: c.body),
+        operation.as_strategy(generation_mode=GenerationMode.NEGATIVE).map(lambda c: c.body),
+        st.builds(lambda inputs: {"input": inputs}, inputs),
+        st.builds(lambda inputs: {"input": inputs}, inputs),
+    )
+
+
+def with_few_steps(body):
+    """`body` with at most `MOST_STEPS` steps, where it asks for a legal number of them."""
+    if not isinstance(body, dict) or not isinstance(body.get("input", {}), dict):
+        return body
+    inputs = body.get("input", {})
+    steps = inputs.get("num_inference_steps", 50)
+    if isinstance(steps, int | float) and MOST_STEPS < steps <= 500 and steps == int(steps):
+        return body | {"input": inputs | {"num_inference_steps": 1 + int(steps) % MOST_STEPS}}
+    return body
+
+
+def post(url, body):
+    """The answer; a server whose slot is just being freed says 409 for a moment."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    deadline = time.monotonic() + 60
+    while True:
+        answer = requests.post(f"{url}/predictions", data=data, headers=headers, timeout=60)
+        if answer.status_code != 409 or time.monotonic() > deadline:
+            return answer
+
+
+def check_answer(answer, counts):
+    assert answer.status_code < 500, answer.text
+    assert answer.text
+    if answer.status_code != 200:
+        counts[answer.status_code] += 1
+        return
+    document = answer.json()
+    counts[document["status"]] += 1
+    assert document["status"] in ("succeeded", "failed")
+    if document["status"] == "failed":
+        assert len(document["error"]) > 20, document["error"]
+        assert not INTERNALS.search(document["error"]), document["error"]
+
+
+@pytest.mark.parametrize(
+    "requests_sent",
+    [100, pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+)
+@pytest.mark.parametrize("task", RUNNERS)
+def test_no_request_harms_the_server(task, requests_sent, request):
+    server = request.getfixturevalue("server" if task == "t2v" else "i2v_server")
+    counts = Counter()
+
+    @settings(
+        max_examples=requests_sent,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(bodies(task))
+    def send(body):
+        check_answer(post(server.url, with_few_steps(body)), counts)
+
+    send()
+    print(f"{task}: {sum(counts.values())} requests: {dict(counts)}")
+    assert sum(counts.values()) >= requests_sent
+    # All three kinds of answer were really met: a video, a reason, a refused body.
+    assert counts["succeeded"] > requests_sent / 50
+    assert counts["failed"] > requests_sent / 50
+    assert counts[422] > requests_sent / 50
+    assert health(server.url).status in ("READY", "BUSY")

@@ -1,0 +1,150 @@
+"""What Cog fetches for a request by itself, through the real server: nothing that is not public.
+
+The runner is the smallest that takes an image; the guard is set up as ours set it up.
+"""
+
+import os
+from contextlib import ExitStack, closing
+
+import pytest
+import requests
+
+from cli.prediction_client import health
+from cli.runners import RunnerFile
+from cli.server import running_server
+from predictors.outbound import VARIABLE
+from tests.predictors.guarding import LOOPBACK_HOSTS, Target
+from tests.weights.fetching import faults
+from tests.weights.fetching.faulty_server import FaultyServer
+
+RUNNER = '''
+import socket
+from cog import BaseRunner, Path
+from predictors.outbound import guard_outbound, networks_from_environment
+
+real_getaddrinfo = socket.getaddrinfo
+answers = iter(["93.184.215.14"])
+
+def rebinding_getaddrinfo(host, port, *args, **options):
+    """A name that is public to who asks first, and this machine to all who ask later."""
+    if host == "rebinding.test":
+        host = next(answers, "127.0.0.1")
+    return real_getaddrinfo(host, port, *args, **options)
+
+class Runner(BaseRunner):
+    def setup(self) -> None:
+        socket.getaddrinfo = rebinding_getaddrinfo
+        assert socket.getaddrinfo("rebinding.test", 80)[0][4][0] == "93.184.215.14"
+        guard_outbound(networks_from_environment())
+    def run(self, image: Path) -> Path:
+        return image
+'''
+REFUSAL = "A URL in the request leads to an address that is not on the public internet."
+LINK_LOCAL_AND_PRIVATE = [
+    "169.254.169.254",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.0.1",
+    "100.64.0.1",
+    "224.0.0.1",
+    "[fc00::1]",
+    "[fe80::1]",
+    "[64:ff9b::7f00:1]",
+    "[2002:7f00:1::]",
+    "rebinding.test",
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts a server whose operator has set these variables; returns its URL."""
+    file = tmp_path_factory.mktemp("runner") / "runner.py"
+    file.write_text(RUNNER)
+    with ExitStack() as stack:
+
+        def started(**variables: str) -> str:
+            with pytest.MonkeyPatch.context() as patch:
+                for name in [VARIABLE, *(n for n in os.environ if n.lower().endswith("_proxy"))]:
+                    patch.delenv(name, raising=False)
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                server = running_server(RunnerFile(file), weights="none", on_line=lambda _: None)
+                return stack.enter_context(server).url
+
+        yield started
+
+
+@pytest.fixture(scope="module")
+def strict(start):
+    return start()
+
+
+@pytest.fixture(scope="module")
+def listing(start):
+    return start(**{VARIABLE: "127.0.0.1"})
+
+
+@pytest.fixture
+def target():
+    with closing(Target()) as target:
+        yield target
+
+
+@pytest.fixture
+def web():
+    with closing(FaultyServer()) as server:
+        server.serve("/image.png", b"an image")
+        yield server
+
+
+def predicted(server: str, image: str) -> dict:
+    def asked() -> requests.Response:
+        inputs = {"input": {"image": image}}
+        return requests.post(f"{server}/predictions", json=inputs, timeout=60)
+
+    # A server that is just freeing its slot says that it is busy.
+    while (answer := asked()).status_code == requests.codes.conflict:
+        pass
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def refused(server: str, image: str) -> None:
+    document = predicted(server, image)
+    assert document["status"] == "failed"
+    assert document["error"].startswith(f"Input validation error: {REFUSAL}")
+    assert document["logs"] == ""
+    assert health(server).status in ("READY", "BUSY")
+
+
+@pytest.mark.parametrize("host", LOOPBACK_HOSTS + LINK_LOCAL_AND_PRIVATE)
+def test_an_image_is_not_fetched_from_here(strict, target, host):
+    refused(strict, f"http://{host}:{target.port}/image.png?sig=SECRET")
+    refused(strict, f"https://{host}:{target.port}/image.png?sig=SECRET")
+    assert not target.was_reached()
+
+
+def test_what_needs_no_network_goes_on(strict):
+    assert predicted(strict, "data:text/plain;base64,YWJj")["status"] == "succeeded"
+
+
+def test_an_image_of_a_listed_network_is_fetched(listing, web):
+    document = predicted(listing, f"{web.url}/image.png")
+    assert document["status"] == "succeeded"
+    assert len(web.asked("/image.png")) == 1
+
+
+def test_a_redirect_to_what_is_not_listed_is_not_followed(listing, web, target):
+    web.fault(faults.status(302, Location=f"http://127.0.0.2:{target.port}/image.png"))
+    refused(listing, f"{web.url}/image.png")
+    assert len(web.asked("/image.png")) == 1
+    assert not target.was_reached()
+
+
+def test_a_proxy_that_is_not_listed_is_not_asked(start, target):
+    proxy = f"http://127.0.0.1:{target.port}"
+    # We ask the server itself without it.
+    server = start(HTTP_PROXY=proxy, HTTPS_PROXY=proxy, NO_PROXY="127.0.0.1")
+    refused(server, "http://images.test/image.png")
+    refused(server, "https://images.test/image.png")
+    assert not target.was_reached()

@@ -1,0 +1,85 @@
+"""Every way of holding a pipeline gives the same video, here with a CPU in the GPU's place."""
+
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from predictors.memory import MemoryPolicy, cpu_policy
+from predictors.placement import place
+from weights.variants import VARIANTS
+
+NANO = VARIANTS["nano"]
+
+
+def held(folder, placement, *, vae_tiling=True):
+    pipe = diffusers.CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    place(pipe, policy(placement, vae_tiling=vae_tiling))
+    return pipe
+
+
+def policy(placement, *, vae_tiling=True) -> MemoryPolicy:
+    return replace(cpu_policy(), placement=placement, vae_tiling=vae_tiling)
+
+
+def video(pipe, **options) -> np.ndarray:
+    try:
+        return pipe(
+            prompt="a red circle",
+            height=NANO.height,
+            width=NANO.width,
+            num_frames=9,
+            num_inference_steps=2,
+            max_sequence_length=NANO.text_tokens,
+            generator=torch.Generator("cpu").manual_seed(5),
+            output_type="np",
+            **options,
+        ).frames[0]
+    finally:
+        pipe.maybe_free_model_hooks()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_folder):
+    return video(held(tiny_folder, "resident"))
+
+
+@pytest.mark.parametrize("placement", ["model-offload", "group-offload"])
+def test_offloading_changes_no_bit(tiny_folder, expected, placement):
+    pipe = held(tiny_folder, placement)
+    assert np.array_equal(video(pipe), expected)
+    assert np.array_equal(video(pipe), expected)
+
+
+@pytest.mark.parametrize("placement", ["model-offload", "group-offload"])
+def test_a_request_that_breaks_off_leaves_nothing_behind(tiny_folder, expected, placement):
+    pipe = held(tiny_folder, placement)
+
+    def break_off(*_):
+        raise KeyboardInterrupt
+
+    handle = pipe.transformer.transformer_blocks[2].register_forward_pre_hook(break_off)
+    with pytest.raises(KeyboardInterrupt):
+        video(pipe)
+    handle.remove()
+    assert np.array_equal(video(pipe), expected)
+
+
+def test_group_offload_moves_blocks_and_layers_and_keeps_the_vae(tiny_folder):
+    pipe = held(tiny_folder, "group-offload")
+
+    def offloaded(module):
+        hooks = getattr(module, "_diffusers_hook", None)
+        return bool(hooks and hooks.get_hook("group_offloading"))
+
+    assert all(offloaded(block) for block in pipe.transformer.transformer_blocks)
+    assert offloaded(pipe.text_encoder.shared)
+    assert not any(offloaded(module) for module in pipe.vae.modules())
+
+
+@pytest.mark.parametrize("vae_tiling", [True, False])
+def test_tiling_is_as_the_policy_says(tiny_folder, vae_tiling):
+    assert held(tiny_folder, "resident", vae_tiling=vae_tiling).vae.use_tiling == vae_tiling

@@ -1,0 +1,263 @@
+"""Presets save the blocks they promise, and leave nothing behind, however a request ends."""
+
+import gc
+import itertools
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from cog import CancelationException
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictors.speed import PRESETS, SPEEDS, computed_steps, speed_preset
+from weights.variants import VARIANTS
+
+NANO = VARIANTS["nano"]
+# Fewest steps that each preset makes shorter.
+FEWEST = {
+    speed: next(steps for steps in itertools.count(1) if not all(computed_steps(speed, steps)))
+    for speed in PRESETS
+}
+STEPS = max(FEWEST.values()) + 2
+# The speeds of a test in turn, for as many steps.
+FASTER = pytest.mark.parametrize("speed", PRESETS)
+
+
+def new_pipe(folder):
+    from diffusers import CogVideoXPipeline
+
+    pipe = CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe(tiny_folder):
+    return new_pipe(tiny_folder)
+
+
+def made(pipe, *, steps=STEPS, seed=1, **options):
+    """The latents of one run, [1, 3, 16, 8, 8] by default."""
+    options = {"height": 64, "width": 64, "guidance_scale": 6.0} | options
+    return pipe(
+        "a red circle",
+        num_frames=9,
+        num_inference_steps=steps,
+        max_sequence_length=NANO.text_tokens,
+        generator=torch.manual_seed(seed),
+        output_type="latent",
+        **options,
+    ).frames
+
+
+def made_at(pipe, speed, *, steps=STEPS, **options):
+    with speed_preset(pipe, speed, steps):
+        return made(pipe, steps=steps, **options)
+
+
+def is_untouched(pipe):
+    blocks = pipe.transformer.transformer_blocks
+    plain = all(block.forward.__func__ is type(block).forward for block in blocks)
+    return plain and not pipe.transformer.is_cache_enabled
+
+
+@contextmanager
+def counted_blocks(pipe):
+    """Counts the blocks that are computed: a block that is skipped runs no feed-forward."""
+    runs = []
+    hooks = [
+        block.ff.register_forward_hook(lambda *_: runs.append(None))
+        for block in pipe.transformer.transformer_blocks
+    ]
+    yield runs
+    for hook in hooks:
+        hook.remove()
+
+
+@given(st.sampled_from(SPEEDS), st.integers(1, 500))
+def test_the_first_and_the_last_step_are_computed_and_nothing_old_is_reused(speed, steps):
+    computed = computed_steps(speed, steps)
+    assert len(computed) == steps
+    assert computed[0]
+    assert computed[-1]
+    oldest = max(len(list(run)) for done, run in itertools.groupby([*computed, False]) if not done)
+    if speed in PRESETS:
+        assert oldest <= max(1, PRESETS[speed].age * steps + 0.5)
+        assert all(computed[: int(PRESETS[speed].full * steps)])
+
+
+@given(st.integers(1, 500))
+def test_each_speed_computes_no_more_than_the_one_before(steps):
+    quality, balanced, fast = (sum(computed_steps(speed, steps)) for speed in SPEEDS)
+    assert quality == steps
+    assert fast <= balanced <= quality
+
+
+def test_quality_is_plain_diffusers_to_the_bit(pipe):
+    plain = made(pipe)
+    with speed_preset(pipe, "quality", STEPS):
+        assert is_untouched(pipe)
+        assert torch.equal(made(pipe), plain)
+
+
+@FASTER
+@pytest.mark.parametrize("guidance", [6.0, 1.0])
+def test_as_many_blocks_are_computed_as_the_preset_says(pipe, speed, guidance):
+    with counted_blocks(pipe) as runs:
+        made_at(pipe, speed, guidance_scale=guidance)
+    wanted = sum(computed_steps(speed, STEPS))
+    assert len(runs) == NANO.num_layers * wanted
+    assert wanted < STEPS
+
+
+@FASTER
+def test_what_is_reused_comes_close_to_what_is_computed(pipe, speed):
+    """Random weights, so that only gross errors show: a residual of another step, or none."""
+    plain = made(pipe)
+    error = (made_at(pipe, speed) - plain).abs().mean() / plain.abs().mean()
+    assert 0 < error < 0.1
+
+
+@FASTER
+def test_a_request_changes_nothing_for_the_next(pipe, speed):
+    quality, quick = made(pipe), made_at(pipe, speed)
+    assert is_untouched(pipe)
+    assert torch.equal(made_at(pipe, "quality"), quality)
+    assert torch.equal(made_at(pipe, speed), quick)
+
+
+@FASTER
+@pytest.mark.parametrize("error", [RuntimeError, CancelationException])
+@pytest.mark.parametrize("step", [0, STEPS // 2, STEPS - 1])
+def test_a_failed_request_changes_nothing_for_the_next(pipe, tiny_folder, speed, error, step):
+    def fail(_pipe, index, _timestep, _tensors):
+        if index == step:
+            raise error
+        return {}
+
+    quality = made(pipe)
+    with pytest.raises(error):
+        made_at(pipe, speed, callback_on_step_end=fail)
+    assert is_untouched(pipe)
+    assert torch.equal(made_at(pipe, "quality"), quality)
+    assert torch.equal(made_at(pipe, speed), made_at(new_pipe(tiny_folder), speed))
+
+
+def interrupted_at_line(number, work):
+    """Whether `work` was cut short before line `number` of what switches presets, ours and theirs.
+
+    Tracing sees the thread it is set in, as Cog's cancelling raises in that of the request.
+    """
+    lines_left = number
+
+    def trace(frame, event, _):
+        nonlocal lines_left
+        if not frame.f_code.co_filename.endswith(
+            ("predictors/speed.py", "cache_utils.py", "hooks/hooks.py", "hooks/mag_cache.py")
+        ):
+            return None
+        if event == "line":
+            if lines_left == 0:
+                raise CancelationException
+            lines_left -= 1
+        return trace
+
+    outer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except CancelationException:
+        return True
+    finally:
+        sys.settrace(outer)
+    return False
+
+
+def test_a_request_cancelled_while_presets_are_switched_leaves_nothing(pipe):
+    def switch():
+        with speed_preset(pipe, "fast", STEPS):
+            pass
+
+    for number in itertools.count():
+        if not interrupted_at_line(number, switch):
+            break
+        with speed_preset(pipe, "quality", STEPS):
+            assert is_untouched(pipe)
+    assert number > 10
+
+
+def test_nothing_of_a_request_stays_in_memory(pipe):
+    """Also before Python's garbage collection, which may be long in coming."""
+    shape = (2, 3 * (64 // 16) ** 2, NANO.hidden_size)
+
+    def residuals():
+        return sum(type(held) is torch.Tensor and held.shape == shape for held in gc.get_objects())
+
+    made_at(pipe, "fast")
+    gc.collect()
+    gc.disable()
+    try:
+        before = residuals()
+        with speed_preset(pipe, "fast", STEPS), pytest.raises(CancelationException):
+            made(pipe, callback_on_step_end=cancel)
+        assert residuals() == before
+    finally:
+        gc.enable()
+
+
+def cancel(*_):
+    raise CancelationException
+
+
+@FASTER
+def test_requests_of_other_shapes_follow_each_other(pipe, tiny_folder, speed):
+    made_at(pipe, speed)
+    wide = made_at(pipe, speed, width=96)
+    assert torch.equal(wide, made_at(new_pipe(tiny_folder), speed, width=96))
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_few_steps_reuse_nothing(pipe, speed, steps):
+    assert torch.equal(made_at(pipe, speed, steps=steps), made(pipe, steps=steps))
+
+
+@FASTER
+def test_presets_go_with_a_lora(pipe, speed):
+    from peft import LoraConfig
+
+    quality, quick = made(pipe), made_at(pipe, speed)
+    pipe.transformer.add_adapter(
+        LoraConfig(r=4, target_modules=["to_q", "to_out.0"], init_lora_weights=False)
+    )
+    adapted = made_at(pipe, speed)
+    assert not torch.equal(adapted, quick)
+    assert torch.equal(made_at(pipe, speed), adapted)
+    pipe.transformer.delete_adapters("default")
+    assert torch.equal(made_at(pipe, "quality"), quality)
+    assert torch.equal(made_at(pipe, speed), quick)
+
+
+def offload_models(pipe):
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def offload_groups(pipe):
+    for part in (pipe.transformer, pipe.vae):
+        part.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+
+
+@FASTER
+@pytest.mark.parametrize("offload", [offload_models, offload_groups])
+def test_presets_go_with_offloading(pipe, tiny_folder, speed, offload):
+    quality, quick = made(pipe), made_at(pipe, speed)
+    offloaded = new_pipe(tiny_folder)
+    offload(offloaded)
+    for _ in range(2):
+        assert torch.equal(made_at(offloaded, speed), quick)
+        with pytest.raises(CancelationException):
+            made_at(offloaded, speed, callback_on_step_end=cancel)
+        offloaded.maybe_free_model_hooks()
+        assert torch.equal(made_at(offloaded, "quality"), quality)
