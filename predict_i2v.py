@@ -49,11 +49,13 @@ class Runner(BaseRunner):  # type: ignore[misc]  # cog has no types of its own
             description="Width in pixels. 0: as the image, as far as the model can; others than it was made for are refused.",  # noqa: E501
             default=0,
             ge=0,
+            le=4096,
         ),
         height: int = Input(
             description="Height in pixels. 0: as the image, as far as the model can; others than it was made for are refused.",  # noqa: E501
             default=0,
             ge=0,
+            le=4096,
         ),
         num_inference_steps: int = Input(
             description="Denoising steps. More take longer and look better, up to about 50.",

@@ -35,7 +35,7 @@ def compile_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def compile_blocks(transformer: Any, backend: Any = "inductor") -> None:
-    """Have the transformer's blocks compiled when they first run; they are alike and share the code.
+    """Have the transformer's blocks compiled when they first run. They are alike and share code.
 
     Args:
         backend: what torch.compile takes as its backend.

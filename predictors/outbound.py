@@ -3,10 +3,10 @@
 A request names URLs, and whoever fetches them from here could otherwise be sent to what only this
 machine can reach: a cloud's metadata service, a neighbour's database (server-side request forgery).
 An audit hook judges every address at the moment of connecting, after names were resolved and
-redirects followed, whichever library connects: Cog fetches an `image` by itself, in this process.
+redirects followed, whichever library connects.
 
-With HTTPS_PROXY or HTTP_PROXY set, Cog connects to the proxy and names the URL to it: the proxy has
-to be listed if it is not public, and decides alone what can be reached through it.
+What a request names is fetched without the environment's proxies (`predictors.download`): a proxy
+would resolve names, and follow them, where this guard does not see it.
 """
 
 import os

@@ -11,6 +11,7 @@ from predictors.operator_settings import OperatorSettings, operator_settings
 from predictors.outbound import guard_outbound
 from predictors.pipeline import load_pipeline
 from predictors.prompt_embeddings import PromptEmbeddings
+from predictors.received_files import limit_received_files
 from predictors.weights_source import INSTALLED, ReadyWeights, resolve_weights
 from weights.caching.cache import Cache, cache_from_environment
 from weights.variants import Task, Variant
@@ -51,6 +52,7 @@ def load_from_environment(task: Task) -> VideoModel:
     weights = resolve_weights(os.environ.get("COGVIDEOX_WEIGHTS") or DEFAULT_WEIGHTS[task], task)
     model = load_model(weights, settings)
     guard_outbound(settings.networks)
+    limit_received_files()
     return model
 
 

@@ -3,8 +3,8 @@
 import hashlib
 from typing import BinaryIO
 
+from predictors.download import download
 from predictors.lora.archive import settle
-from predictors.lora.download import download
 from predictors.lora.hubs import file_url
 from predictors.lora.source import LocalFile, LoraPlaces, parse_source
 from weights.caching.cache import Cache

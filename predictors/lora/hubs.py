@@ -9,7 +9,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-from predictors.lora.download import download
+from predictors.download import download
 from predictors.lora.source import (
     SUFFIX,
     CivitaiModel,

@@ -21,6 +21,7 @@ RUNNER = '''
 import socket
 from cog import BaseRunner, Path
 from predictors.outbound import guard_outbound, networks_from_environment
+from predictors.received_files import limit_received_files
 
 real_getaddrinfo = socket.getaddrinfo
 answers = iter(["93.184.215.14"])
@@ -36,6 +37,7 @@ class Runner(BaseRunner):
         socket.getaddrinfo = rebinding_getaddrinfo
         assert socket.getaddrinfo("rebinding.test", 80)[0][4][0] == "93.184.215.14"
         guard_outbound(networks_from_environment())
+        limit_received_files()
     def run(self, image: Path) -> Path:
         return image
 '''
@@ -141,10 +143,11 @@ def test_a_redirect_to_what_is_not_listed_is_not_followed(listing, web, target):
     assert not target.was_reached()
 
 
-def test_a_proxy_that_is_not_listed_is_not_asked(start, target):
+def test_no_proxy_is_asked(start, target, web):
     proxy = f"http://127.0.0.1:{target.port}"
     # We ask the server itself without it.
-    server = start(HTTP_PROXY=proxy, HTTPS_PROXY=proxy, NO_PROXY="127.0.0.1")
-    refused(server, "http://images.test/image.png")
-    refused(server, "https://images.test/image.png")
+    variables = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1"}
+    server = start(**variables, **{VARIABLE: "127.0.0.1"})
+    assert predicted(server, f"{web.url}/image.png")["status"] == "succeeded"
+    assert predicted(server, "http://images.invalid/image.png")["status"] == "failed"
     assert not target.was_reached()

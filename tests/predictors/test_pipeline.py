@@ -96,6 +96,8 @@ def test_weights_become_int8_where_the_operator_wants_it(tiny_folder, capsys):
     assert type(block.attn1.to_q.weight).__name__ == "Int8Tensor"
 
 
+# torch 2.13 says this of itself when its compiler is imported.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 def test_blocks_are_compiled_where_the_operator_wants_it(tiny_folder, capsys):
     loaded = load(tiny_folder, compiled=True)
     assert "compiles the transformer's blocks" in capsys.readouterr().out

@@ -144,7 +144,9 @@ def test_long_texts_count_towards_the_limit(pipe):
     embeddings = PromptEmbeddings(pipe, TOKENS, limit_bytes=20_000)
     for prompt in ("a", "a" * 10_000, "a" * 20_000):
         embeddings.encode(prompt, "", guidance=False)
-    hits = [embeddings.encode(p, "", guidance=False).hits for p in ("a", "a" * 10_000, "a" * 20_000)]
+    hits = [
+        embeddings.encode(p, "", guidance=False).hits for p in ("a", "a" * 10_000, "a" * 20_000)
+    ]
     assert hits == [1, 1, 0]
 
 

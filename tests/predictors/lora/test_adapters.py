@@ -18,6 +18,7 @@ from conversion.convert import convert
 from conversion.convert_lora import convert_lora, plan_lora
 from conversion.plan import ConversionOptions, plan_conversion
 from predictors.lora import adapters as adapters_module
+from predictors.lora.adapter_file import LoraPair
 from predictors.lora.adapters import Adapters
 from predictors.lora.lora_layer import LoraLayer
 from tests.predictors.lora.lora_files import (
@@ -413,8 +414,6 @@ def test_the_log_says_what_is_applied_and_what_was_assumed(transformer, lora, ot
 
 def test_the_matrices_follow_the_input_to_its_device(transformer):
     pairs = random_pairs(NANO, ["proj_out"])
-    from predictors.lora.adapter_file import LoraPair
-
     layer = LoraLayer(transformer.proj_out.to("meta"), LoraPair(*pairs["proj_out"], 1.0), 1.0)
     out = layer(torch.zeros(2, 128, device="meta", dtype=torch.float32))
     assert out.device.type == "meta"

@@ -5,8 +5,8 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import BinaryIO
 from urllib.parse import quote, urljoin
 
-from predictors.lora.connection import Deadline, connected, failed, reported, web_parts
 from predictors.outbound import guarded
+from predictors.web_connection import Deadline, connected, failed, reported, web_parts
 from weights.byte_sizes import shown_size
 from weights.errors import UserError
 from weights.urls import shown_url
@@ -19,11 +19,19 @@ _NOT_FOR_ALL = {401, 403, 404, 410, 451}
 _UNQUOTED = "/%:@!$&'()*+,;=~-._?"
 
 
-def download(url: str, file: BinaryIO, *, limit_bytes: int, limit_seconds: float) -> None:
+def download(
+    url: str,
+    file: BinaryIO,
+    *,
+    limit_bytes: int,
+    limit_seconds: float,
+    plain_http: bool = False,
+) -> None:
     """Write to `file` what `url` gives to everyone, over at most five redirects.
 
     Only addresses are asked that `guard_outbound`, which must have been called, lets through; over
-    http only those that the operator lists. Messages show no query of a URL: it may be a secret.
+    http only those that the operator lists, unless `plain_http` allows it everywhere. Messages show
+    no query of a URL: it may be a secret.
 
     Raises:
         UserError: it is not for everyone, not at such an address, or larger than `limit_bytes`.
@@ -32,7 +40,7 @@ def download(url: str, file: BinaryIO, *, limit_bytes: int, limit_seconds: float
     deadline = Deadline(limit_seconds)
     for _ in range(1 + MAX_REDIRECTS):
         with (
-            guarded(only_listed=web_parts(url).scheme == "http"),
+            guarded(only_listed=web_parts(url).scheme == "http" and not plain_http),
             connected(url, deadline) as connection,
             _response(connection, url, deadline) as response,
         ):

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli.server import free_port
-from predictors.lora import connection
-from predictors.lora.download import MAX_REDIRECTS, download
+from predictors import web_connection
+from predictors.download import MAX_REDIRECTS, download
 from tests.predictors.guarding import LOOPBACK_HOSTS, Target, allowing
 from tests.weights.fetching import faults
 from tests.weights.fetching.faulty_server import FaultyServer
@@ -314,7 +314,7 @@ def test_a_server_that_falls_silent_is_left_at_the_deadline(web, fault):
 
 
 def test_a_server_that_falls_silent_is_left_before_if_the_deadline_is_far(web, monkeypatch):
-    monkeypatch.setattr(connection, "_STALL_SECONDS", 0.05)
+    monkeypatch.setattr(web_connection, "_STALL_SECONDS", 0.05)
     web.fault(faults.stall)
     with refused(OperationError, "no byte for too long"):
         got(f"{web.url}/x?sig=SECRET")

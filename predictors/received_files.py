@@ -1,0 +1,63 @@
+"""The files that Cog fetches for a request, within limits that Cog has not.
+
+Cog 0.23 downloads the URL of a file input before it calls the runner: as much as comes, for as long
+as it comes, and what it has of a download that fails stays in the temporary directory for good. A
+URL that never ends would fill the container's disk.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from predictors.download import download
+from predictors.input_image import MAX_BYTES
+from weights.errors import UserError
+
+LIMIT_SECONDS = 60.0
+
+
+def limit_received_files() -> None:
+    """Replace Cog's download of file inputs in this process.
+
+    `cog.types.URLPath.convert` is what the server calls for each of them; it returns the path of a
+    temporary file, which the server removes after the prediction.
+    """
+    import cog
+
+    cog.URLPath.convert = _received
+
+
+def _received(url_path: Any) -> Path:
+    import cog
+
+    if url_path._path is None:
+        with tempfile.NamedTemporaryFile(suffix=url_path.filename, delete=False) as file:
+            try:
+                _write(url_path, file)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        url_path._path = cog.Path(file.name)
+    received: Path = url_path._path
+    return received
+
+
+def _write(url_path: Any, file: Any) -> None:
+    if url_path.source.startswith("data:"):
+        content = url_path.fileobj.read()
+        if len(content) > MAX_BYTES:
+            raise UserError(
+                f"A file in the request has {len(content) / 1e6:.0f} MB.",
+                f"It may have {MAX_BYTES / 1e6:.0f} MB.",
+                "Make it smaller.",
+            )
+        file.write(content)
+        return
+    # An image is no secret, and many lie on servers without TLS.
+    download(
+        url_path.source,
+        file,
+        limit_bytes=MAX_BYTES,
+        limit_seconds=LIMIT_SECONDS,
+        plain_http=True,
+    )
