@@ -45,8 +45,8 @@ lint: setup
 docs: setup
 	$(BIN)/cogvideox schema t2v > docs/openapi-t2v.json
 	$(BIN)/cogvideox schema i2v > docs/openapi-i2v.json
-	$(BIN)/cogvideox schema t2v --update docs/api.md
-	$(BIN)/cogvideox schema i2v --update docs/api.md
+	$(BIN)/cogvideox schema t2v --update README.md docs/api.md
+	$(BIN)/cogvideox schema i2v --update README.md docs/api.md
 	$(BIN)/cogvideox variants --update-readme README.md
 
 bench: setup

@@ -9,6 +9,9 @@ from cli.generated_table import with_table
 from cli.runners import RUNNERS, RunnerFile
 from cli.signature_rules import check_signature
 from weights.errors import UserError
+from weights.variants import Task
+
+_HEAD = ("| input | what it is | values | default |", "|---|---|---|---|")
 
 EXAMPLES = """examples:
   cogvideox schema t2v
@@ -20,21 +23,37 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", choices=RUNNERS, help="which predictor")
     parser.add_argument("--table", action="store_true", help="print the inputs as Markdown")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="rewrite the table in FILE")
+    parser.add_argument(
+        "--update", type=Path, nargs="+", metavar="FILE", help="rewrite the table in each FILE"
+    )
 
 
-def input_table(document: dict[str, Any]) -> str:
-    """The inputs of an OpenAPI document of Cog's as a Markdown table."""
-    from cli.openapi_schema import input_properties
+def input_table(task: Task) -> str:
+    """The inputs of a predictor as a Markdown table."""
+    return "\n".join((*_HEAD, *_rows(task)))
 
+
+def guide_table(task: Task) -> str:
+    """The table as our guides show it: all of the first predictor's inputs, and of the others'
+    those that differ from these."""
+    first, *_ = RUNNERS
+    shown = [] if task == first else _rows(first)
+    return "\n".join((*_HEAD, *(row for row in _rows(task) if row not in shown)))
+
+
+def _rows(task: Task) -> list[str]:
+    # Only now: the runner's file is imported for its schema.
+    from cli.openapi_schema import input_properties, openapi_document
+
+    document = openapi_document(RUNNERS[task])
     schemas = document["components"]["schemas"]
-    rows = ["| input | what it is | values | default |", "|---|---|---|---|"]
+    rows = []
     for name, schema in input_properties(document).items():
         required = name in schemas["Input"].get("required", [])
         default = "required" if required else _default(schema["default"])
         values = _values(schema, schemas.get(name, {}).get("enum"))
         rows.append(f"| `{name}` | {schema['description']} | {values} | {default} |")
-    return "\n".join(rows)
+    return rows
 
 
 def _default(value: Any) -> str:
@@ -76,16 +95,15 @@ def _require_readable(runner: RunnerFile) -> None:
 def run(options: argparse.Namespace) -> int:
     runner = RUNNERS[options.task]
     _require_readable(runner)
-    # Only now: the file is imported for its schema.
-    from cli.openapi_schema import openapi_document
-
-    document = openapi_document(runner)
     if options.update:
-        text = options.update.read_text(encoding="utf-8")
-        table = with_table(text, f"inputs of {options.task}", input_table(document))
-        options.update.write_text(table, encoding="utf-8")
+        name = f"inputs of {options.task}"
+        for guide in options.update:
+            text = with_table(guide.read_text(encoding="utf-8"), name, guide_table(options.task))
+            guide.write_text(text, encoding="utf-8")
     elif options.table:
-        print(input_table(document))
+        print(input_table(options.task))
     else:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        from cli.openapi_schema import openapi_document
+
+        print(json.dumps(openapi_document(runner), indent=2, ensure_ascii=False))
     return 0

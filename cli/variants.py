@@ -5,16 +5,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+from cli.generated_table import with_table
 from predictors.frame_size import shown_sizes
-from weights.errors import UserError
 from weights.variants import VARIANTS, Variant
 
 EXAMPLES = """examples:
   cogvideox variants
   cogvideox variants --json
 """
-
-_MARKERS = ("<!-- variants: made by `make docs` -->", "<!-- end of variants -->")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,27 +48,10 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str) -> str:
-    """`readme` with today's table between the markers.
-
-    Raises:
-        UserError: the markers are not there.
-    """
-    start, end = _MARKERS
-    if start not in readme or end not in readme:
-        raise UserError(
-            "The file has no place for the table of variants.",
-            f"It is expected between the lines {start} and {end}.",
-            "Add these two lines.",
-        )
-    before, rest = readme.split(start, 1)
-    return f"{before}{start}\n{table()}\n{end}{rest.split(end, 1)[1]}"
-
-
 def run(options: argparse.Namespace) -> int:
     if options.update_readme:
         text = options.update_readme.read_text(encoding="utf-8")
-        options.update_readme.write_text(with_table(text), encoding="utf-8")
+        options.update_readme.write_text(with_table(text, "variants", table()), encoding="utf-8")
     elif options.json:
         rows = [
             dataclasses.asdict(v) | {"legal_frames": v.legal_frames, "legal_sizes": v.legal_sizes}

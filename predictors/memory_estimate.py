@@ -1,10 +1,11 @@
 """How much GPU memory a pipeline needs under each way of holding it. Arithmetic only, no torch.
 
-Weights are exact: the bytes of every tensor. What the computation needs beside them are three
+Weights are exact: the bytes of every tensor. For what the computation needs beside them there are
 constants, counted on diffusers 0.42.1 at full size: its modules ran on torch's meta device, where
 tensors have a size and no content, and the most bytes alive at once were noted
-(tests/predictors/test_memory_estimate.py does it again). Not counted are what the allocator loses
-to fragmentation and the workspaces of cuDNN; the policy's margin is for them.
+(tests/predictors/test_memory_estimate.py does it again). Not counted are LoRAs, what the caches of
+faster presets keep, cuDNN's workspaces and what the allocator loses to fragmentation: the policy's
+margin is for them. Attention is taken to keep no scores, as every fused kernel does.
 
 No GPU has confirmed these numbers yet; `cogvideox bench` compares. Published figures are of
 cogvideox-2b in float16 on an older diffusers (its guide to CogVideoX, peaks in GiB), ours beside

@@ -97,6 +97,7 @@ def run_example(tmp_path, request):
                 text = text.replace(f"http://127.0.0.1:{port}", url)
         for spelled, fewer in FEWER_STEPS.items():
             text = text.replace(spelled, fewer)
+        assert "num_inference_steps" in text or "out.mp4" not in text
         done = subprocess.run(
             [*INTERPRETERS[block.language], text],
             cwd=tmp_path,

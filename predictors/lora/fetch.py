@@ -11,7 +11,6 @@ from weights.caching.cache import Cache
 from weights.caching.holds import Use
 from weights.caching.use import use_file
 from weights.errors import OperationError
-from weights.safetensors_header import read_header
 from weights.urls import shown_url
 
 # Rank 256 of all of CogVideoX-5B's attention, in float32, has 1.1 GB.
@@ -20,7 +19,7 @@ LIMIT_SECONDS = 600.0
 
 
 def fetch_lora(text: str, cache: Cache, places: LoraPlaces) -> Use:
-    """Hold the .safetensors file that `text`, the input `lora`, names; it is whole.
+    """Hold the .safetensors file that `text`, the input `lora`, names; a downloaded one is whole.
 
     Downloads it if it is not in the cache. A URL is downloaded once: who exchanges the file behind
     it is not noticed before it is evicted. Of a Hugging Face repository without a commit, and of a
@@ -32,7 +31,6 @@ def fetch_lora(text: str, cache: Cache, places: LoraPlaces) -> Use:
     """
     source = parse_source(text, places)
     if isinstance(source, LocalFile):
-        read_header(source.path)
         return Use(source.path)
     url = file_url(source, places)
     limit_bytes = LIMIT_BYTES if cache.limit is None else min(LIMIT_BYTES, cache.limit)

@@ -3,19 +3,23 @@
 import pytest
 
 from cli.generated_table import with_table
-from cli.openapi_schema import openapi_document
 from cli.runners import ROOT, RUNNERS
-from cli.schema import input_table
+from cli.schema import guide_table, input_table
 from weights.errors import UserError
 
-GUIDE = ROOT / "docs" / "api.md"
 
-
+@pytest.mark.parametrize("guide", ["README.md", "docs/api.md"])
 @pytest.mark.parametrize("task", RUNNERS)
-def test_the_guide_shows_todays_inputs(task):
-    text = GUIDE.read_text(encoding="utf-8")
-    table = input_table(openapi_document(RUNNERS[task]))
+def test_the_guides_show_todays_inputs(task, guide):
+    text = (ROOT / guide).read_text(encoding="utf-8")
+    table = guide_table(task)
     assert with_table(text, f"inputs of {task}", table) == text, "run `make docs`"
+
+
+def test_the_second_table_has_only_what_differs():
+    assert input_table("i2v").count("\n") > guide_table("i2v").count("\n")
+    assert "| `image` |" in guide_table("i2v")
+    assert "| `seed` |" not in guide_table("i2v")
 
 
 def test_only_what_is_between_the_markers_changes():

@@ -39,7 +39,7 @@ def test_cog_reads_the_same_from_the_class(task):
     for name, schema in properties.items():
         field = inputs[name]
         assert schema["x-order"] == field.order
-        assert schema["default"] == field.default
+        assert schema.get("default") == field.default
         assert schema.get("minimum") == field.ge
         assert schema.get("maximum") == field.le
         assert schema["description"] == field.description

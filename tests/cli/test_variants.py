@@ -1,11 +1,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
+from cli.generated_table import with_table
 from cli.main import main
-from cli.variants import with_table
-from weights.errors import UserError
+from cli.variants import table
 from weights.variants import VARIANTS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -29,9 +27,4 @@ def test_json_has_every_number(capsys):
 
 def test_the_readme_shows_todays_table():
     text = README.read_text(encoding="utf-8")
-    assert with_table(text) == text, "run `make docs`"
-
-
-def test_a_text_without_the_place_is_refused():
-    with pytest.raises(UserError, match="no place"):
-        with_table("# Title")
+    assert with_table(text, "variants", table()) == text, "run `make docs`"

@@ -1,11 +1,16 @@
 """Decoding latents gives the pipeline's own frames; cancelling and broken output leave no trace."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import diffusers
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 
+from cli.runners import RunnerFile
+from cli.server import running_server
 from predictors.decoding import decode
 from weights.errors import OperationError
 
@@ -160,6 +165,71 @@ def test_offloaded_parts_are_put_back_even_when_cancelled(pipe, latents):
     with pytest.raises(Stop):
         decode(pipe, latents, 17)
     assert pipe.vae._hf_hook is not before
+
+
+# Decodes the same latents each time, slowly where asked to: each convolution of the decoder blocks
+# for a fifth of a second, as one does on a GPU at full size.
+RUNNER = """
+import hashlib
+import os
+import time
+
+import diffusers
+import torch
+from cog import BaseRunner, Input
+
+from predictors.decoding import decode
+
+
+def wait(*_):
+    print("convolution", flush=True)
+    time.sleep(0.2)
+
+
+class Runner(BaseRunner):
+    def setup(self) -> None:
+        self.pipe = diffusers.CogVideoXPipeline.from_pretrained(os.environ["COGVIDEOX_WEIGHTS"])
+        self.latents = torch.randn(1, 3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def run(self, slow: bool = Input(default=False)) -> str:
+        parts = self.pipe.vae.decoder.modules() if slow else ()
+        hooks = [
+            part.register_forward_hook(wait) for part in parts if isinstance(part, torch.nn.Conv3d)
+        ]
+        try:
+            return hashlib.sha256(decode(self.pipe, self.latents, 9)).hexdigest()
+        finally:
+            for hook in hooks:
+                hook.remove()
+"""
+
+
+def test_cog_cancels_within_a_layer(tmp_path, tiny_folder, recorded_lines):
+    (tmp_path / "runner.py").write_text(RUNNER)
+    runner = RunnerFile(tmp_path / "runner.py")
+    with (
+        running_server(runner, weights=str(tiny_folder), on_line=recorded_lines.add) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+
+        def predict(name, **inputs):
+            url = f"{server.url}/predictions/{name}"
+            # A slot that is just being freed is still taken: 409.
+            while (
+                answer := requests.put(url, json={"input": inputs}, timeout=120)
+            ).status_code == 409:
+                pass
+            return answer.json()
+
+        before = predict("before")["output"]
+        slow = pool.submit(predict, "slow", slow=True)
+        recorded_lines.wait_for("convolution", since=0)
+        requests.post(f"{server.url}/predictions/slow/cancel", timeout=10).raise_for_status()
+        decoded = recorded_lines.since(0).count("convolution")
+        assert decoded >= 1
+        assert slow.result()["status"] == "canceled"
+        assert recorded_lines.since(0).count("convolution") <= decoded + 1
+        assert predict("after")["output"] == before
 
 
 def raise_stop(*_):
