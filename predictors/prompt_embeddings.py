@@ -104,7 +104,7 @@ def dropped_text(tokenizer: Any, prompt: str, text_tokens: int) -> str:
 
 
 def _bytes(text: str, embeds: "torch.Tensor") -> int:
-    return sys.getsizeof(text) + embeds.nbytes
+    return sys.getsizeof(text) + int(embeds.nbytes)
 
 
 def _is_not_about_length(record: logging.LogRecord) -> bool:

@@ -22,7 +22,9 @@ def nano(placement="resident", *, name="nano", dtype="float32", int8=False, comp
     return random_model(VARIANTS[name], Setup(settings=settings, dtype=dtype))
 
 
-def latents(model, *, steps=3, seed=7, prompt="a red circle", speed="quality", on_step=list):
+def latents(
+    model, *, steps=3, seed=7, prompt="a red circle", speed="quality", on_step=lambda: None
+):
     """What denoising gives, on the CPU in float32."""
     size = (model.variant.width, model.variant.height)
     i2v = model.variant.task == "i2v"

@@ -19,7 +19,7 @@ def fresh_compiler():
 def test_compiled_blocks_give_the_same_but_for_rounding(placement):
     expected = latents(nano(dtype="bfloat16"))
     model = nano(placement, dtype="bfloat16", compiled=True)
-    assert relative_error(latents(model), expected) < 0.03
+    assert relative_error(latents(model), expected) < 0.06
     assert torch.equal(latents(model), latents(model))
 
 

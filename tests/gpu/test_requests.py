@@ -30,7 +30,7 @@ def test_a_seed_is_the_same_video_as_on_a_cpu():
     # The noise is drawn on the CPU wherever the model runs. TF32 would round to ten bits.
     with torch.backends.cudnn.flags(allow_tf32=False):
         on_gpu = denoised_on("cuda")
-    assert relative_error(on_gpu, denoised_on("cpu")) < 1e-3
+    assert relative_error(on_gpu, denoised_on("cpu")) < 5e-3
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

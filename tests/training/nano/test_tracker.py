@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from predictors.video import read_video, write_mp4
+from predictors.video import read_video, write_video
 from tests.training.nano.bad_clips import (
     BAD_CLIPS,
     RIGHT_BUT_NOT_CLEAN,
@@ -57,7 +57,7 @@ def noisy(clip):
 
 
 def through_h264(clip, folder):
-    write_mp4(clip, folder / "clip.mp4", 8)
+    write_video(clip, folder / "clip.mp4", fps=8)
     return read_video(folder / "clip.mp4")[0]
 
 
