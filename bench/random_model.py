@@ -42,9 +42,9 @@ def random_model(variant: Variant, setup: Setup, seed: int = 0) -> VideoModel:
     pipe = random_pipeline(variant, device=home, dtype=dtype, seed=seed)
     if settings.int8:
         quantize(pipe, device)
-    place(pipe, policy)
     if settings.compiled:
         compile_blocks(pipe.transformer)
+    place(pipe, policy)
     return VideoModel(
         pipe=pipe,
         variant=variant,

@@ -113,7 +113,7 @@ class Session:
             prompt=f"clip {next(self._numbers)}",
             num_inference_steps=steps,
             seed=0,
-            image_size=(self.video.width, self.video.height),
+            image_size=self._image_size,
             **inputs,
         )
 
@@ -128,10 +128,14 @@ class Session:
         log = StageLog(lambda name, value: metrics.update({name: value}))
         with call_times(model.pipe.transformer, self.budget.check) as times:
             sample(model, request, self.image(), log)
-        peak = metrics.pop("peak_vram_gb", None)
+        peak = metrics.get("peak_vram_gb")
         return Run(
             steps=times.durations(),
-            stages={name.removeprefix("timing."): seconds for name, seconds in metrics.items()},
+            stages={
+                name.removeprefix("timing."): seconds
+                for name, seconds in metrics.items()
+                if name.startswith("timing.")
+            },
             peak=None if peak is None else int(peak * 1e9),
         )
 
@@ -139,10 +143,13 @@ class Session:
         """A first frame for image-to-video; None for text-to-video."""
         from PIL import Image
 
-        if self.variant.task == "t2v":
+        if self._image_size is None:
             return None
-        size = (self.video.width, self.video.height)
-        return Image.linear_gradient("L").resize(size).convert("RGB")
+        return Image.linear_gradient("L").resize(self._image_size).convert("RGB")
+
+    @property
+    def _image_size(self) -> tuple[int, int] | None:
+        return (self.video.width, self.video.height) if self.variant.task == "i2v" else None
 
     def latents(self, model: VideoModel) -> "torch.Tensor":
         """Random ones of the shape that denoising leaves to the decoder."""

@@ -4,16 +4,16 @@
     python benchmarks/speed_presets.py --scheduler ddim --prompts 96 --only balanced fast
 
 Each prompt is sampled at every setting in turn, one at a time as the API does it, so that noise of
-the machine falls on all alike. "blocks" and "time" are shares of what quality takes for denoising;
-time is the median of the shares of single prompts. PSNR is against quality's frames, "right" and
-"clean" are the tracker's (docs/nano.md). Fewer steps draw other noise and so make other clips:
-their PSNR says nothing, and their tracker's score is what a preset has to beat.
+the machine falls on all alike. "blocks" and "time" are shares of what quality takes, without the
+decoding; time is the median of the shares of single prompts. PSNR is against quality's frames,
+"right" and "clean" are the tracker's (docs/nano.md). Fewer steps draw other noise and so make other
+clips: their PSNR is left out, and their tracker's score is what a preset has to beat.
 
-What may hold for the 42 blocks of 5B: how many blocks are computed, exactly, where a schedule
-decides and not a threshold; that errors of the first and the last steps weigh most; that a residual
-stands being reused with a stochastic scheduler (dpm) better than the output does. What may not:
-decibels, thresholds, and the share of time, since a step of nano is mostly overhead. With 4 blocks,
-the one that FirstBlockCache always computes is a quarter of the work; with 42 it is nothing.
+What may hold for the 42 blocks of 5B: the share of blocks, exactly, where a schedule decides and
+not a threshold; that errors of the first and the last steps weigh most; that with dpm, whose steps
+add noise, a residual is better reused than an output extrapolated, and with ddim the reverse. What
+may not: decibels, thresholds, and the share of time, since much of a step of nano is overhead. Of 4
+blocks, the one that FirstBlockCache always computes is a quarter of the work; of 42 it is little.
 """
 
 import argparse
@@ -213,7 +213,7 @@ def _table(rows: list[_Row]) -> str:
     ]
     for row in rows:
         same_noise = not row.setting.endswith("steps")
-        psnr = f"{row.psnr:.1f} | {row.worst_psnr:.1f}" if same_noise else "- | -"
+        psnr = f"{row.psnr:.1f} | {row.worst_psnr:.1f}" if same_noise else " | "
         lines.append(
             f"| {row.setting} | {row.blocks:.2f} | {row.time:.2f} | {psnr} "
             f"| {row.right:.0%} | {row.clean:.0%} | {row.mean_iou:.3f} |"

@@ -42,6 +42,7 @@ cases:
   int8             a step and the peak of memory with int8 weights
   precision        finite frames in bfloat16 and float16, of random weights
   load             loading a saved weights folder as a server does
+  int8-compile     int8 weights with the transformer's blocks compiled
 """
 
 _OUT = Path("outputs") / "bench"

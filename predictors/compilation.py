@@ -37,15 +37,18 @@ def compile_wanted(environment: Mapping[str, str]) -> bool:
 def compile_blocks(transformer: Any, backend: Any = "inductor") -> None:
     """Have the transformer's blocks compiled when they first run. They are alike and share code.
 
+    To be called before hooks are put on the blocks (group offload, the speed presets): it is their
+    `forward` that is compiled, so that hooks stay around it. diffusers' `compile_repeated_blocks`
+    compiles the call with its hooks, which those of the presets' cache forbid: it would run eager.
+
     Args:
         backend: what torch.compile takes as its backend.
     """
     import torch
 
     torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
-    # diffusers 0.42 knows this of most transformers; of CogVideoX's not.
-    transformer._repeated_blocks = ["CogVideoXBlock"]
-    transformer.compile_repeated_blocks(backend=backend)
+    for block in transformer.transformer_blocks:
+        block.forward = torch.compile(block.forward, backend=backend)
 
 
 def _has_compiler(environment: Mapping[str, str]) -> bool:

@@ -43,9 +43,9 @@ def generate(
     log = StageLog(record_metric)
     request, image = _checked(model, inputs)
     print(f"Using seed: {request.seed}", flush=True)
-    record_metric("seed", request.seed)
-    record_metric("frames", request.num_frames)
-    record_metric("steps", request.num_inference_steps)
+    log.record("seed", request.seed)
+    log.record("frames", request.num_frames)
+    log.record("steps", request.num_inference_steps)
     frames = sample(model, request, image, log)
     path = new_output(f".{request.output_format}")
     with log.stage("encode"):
@@ -79,10 +79,12 @@ def sample(
                 stack.callback(use.release)
                 stack.enter_context(model.adapters.applied(use.path, request.lora_scale))
         with log.stage("encode_prompt") as details:
+            guidance = request.guidance_scale > 1
             embeddings = model.prompts.encode(
-                request.prompt, request.negative_prompt, guidance=request.guidance_scale > 1
+                request.prompt, request.negative_prompt, guidance=guidance
             )
-            details["cached"] = embeddings.hits
+            details["cached"] = embeddings.hits == 1 + guidance
+        log.record("prompt_cache_hits", embeddings.hits)
         _tell_what_is_dropped(model, request)
         with (
             log.stage("denoise"),

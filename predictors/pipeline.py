@@ -114,9 +114,9 @@ def load_pipeline(
     pipe.set_progress_bar_config(disable=True)
     if settings.int8:
         quantize(pipe, device)
-    place(pipe, policy)
     if settings.compiled:
         _compile(pipe, policy)
+    place(pipe, policy)
     return LoadedPipeline(pipe, weights.variant, policy)
 
 

@@ -27,6 +27,10 @@ class StageLog:
         self._as_json = os.environ.get("COG_LOG_LEVEL", "").lower() == "debug"
         self._peak_gb = 0.0
 
+    def record(self, name: str, value: float) -> None:
+        """Record a metric that is no stage's time."""
+        self._record_metric(name, value)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Detail]]:
         """Measure the block; what it puts into the dictionary goes into the line.

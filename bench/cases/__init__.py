@@ -1,6 +1,6 @@
 """Every case, the most telling first: what the time does not suffice for comes last."""
 
-from bench.cases.acceleration import COMPILE, INT8, SPEED
+from bench.cases.acceleration import COMPILE, INT8, INT8_COMPILED, SPEED
 from bench.cases.adapters import LORA
 from bench.cases.attention import ATTENTION, GUIDANCE
 from bench.cases.loading import LOAD
@@ -22,4 +22,5 @@ CASES = (
     INT8,
     PRECISION,
     LOAD,
+    INT8_COMPILED,
 )

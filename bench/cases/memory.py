@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from bench.case import Case
+from bench.cases.requests import around_the_steps
 from bench.figures import Figure
 from bench.instruments import Stopwatch, allocated_memory, peak_memory
 from bench.random_model import Setup
@@ -32,8 +33,7 @@ def _placed(placement: Placement, session: Session) -> Iterator[Figure]:
     yield Figure(name="held between requests", value=allocated_memory(), unit="bytes")
     again = session.sample(model, session.request(_STEPS))
     yield Figure(name="a step with guidance", value=again.step, unit="s")
-    for stage in ("encode_prompt", "decode"):
-        yield Figure(name=stage, value=again.stages[stage], unit="s")
+    yield from around_the_steps(again)
 
 
 def _decode(session: Session) -> Iterator[Figure]:

@@ -7,7 +7,7 @@ from bench.case import Case
 from bench.figures import Figure
 from bench.instruments import card_name
 from bench.random_model import Setup
-from bench.session import AS_SERVED, Session
+from bench.session import AS_SERVED, Run, Session
 from bench.targets import target_seconds
 from predictors.pipeline import PipelineSettings
 from predictors.speed import PRESETS, Speed, computed_steps
@@ -29,6 +29,12 @@ def full_request(session: Session, seconds: float, speed: Speed, **more: str) ->
     )
 
 
+def around_the_steps(run: Run) -> Iterator[Figure]:
+    """What comes before the steps, of a prompt that is not kept, and after them."""
+    yield Figure(name="to encode the prompt", value=run.stages["encode_prompt"], unit="s")
+    yield Figure(name="to decode", value=run.stages["decode"], unit="s")
+
+
 def _served(session: Session) -> Iterator[Figure]:
     model = session.model()
     yield Figure(name="to build the random model", value=session.known["build"], unit="s")
@@ -36,8 +42,7 @@ def _served(session: Session) -> Iterator[Figure]:
     run = session.sample(model, session.request(session.steps))
     session.known |= {"step": run.step, "around": run.around}
     yield Figure(name="a step with guidance", value=run.step, unit="s")
-    for stage in ("encode_prompt", "decode"):
-        yield Figure(name=stage, value=run.stages[stage], unit="s")
+    yield from around_the_steps(run)
     if run.peak is not None:
         predicted = session.predicted_peak(model)
         yield Figure(name="peak", value=run.peak, unit="bytes", predicted=predicted)

@@ -25,9 +25,11 @@ def counting_backend():
     torch._dynamo.reset()
 
 
-def pipeline(folder, placement="resident"):
+def pipeline(folder, placement="resident", backend=None):
     pipe = diffusers.CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    if backend:
+        compile_blocks(pipe.transformer, backend)
     place(pipe, policy(placement))
     return pipe
 
@@ -38,8 +40,7 @@ def test_two_graphs_serve_all_blocks_and_give_the_same_video(
 ):
     backend, graphs = counting_backend
     expected = video(pipeline(tiny_folder))
-    pipe = pipeline(tiny_folder, placement)
-    compile_blocks(pipe.transformer, backend)
+    pipe = pipeline(tiny_folder, placement, backend)
     assert np.array_equal(video(pipe), expected)
     assert np.array_equal(video(pipe), expected)
     # The first block is given two views of one tensor; all others whole tensors.
@@ -50,8 +51,7 @@ def test_two_graphs_serve_all_blocks_and_give_the_same_video(
 def test_groups_that_are_offloaded_can_be_compiled(tiny_folder, counting_backend):
     backend, graphs = counting_backend
     expected = video(pipeline(tiny_folder))
-    pipe = pipeline(tiny_folder, "group-offload")
-    compile_blocks(pipe.transformer, backend)
+    pipe = pipeline(tiny_folder, "group-offload", backend)
     assert np.array_equal(video(pipe), expected)
     assert graphs
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tempfile
 
 import numpy as np
@@ -121,6 +122,9 @@ def test_what_happens_is_printed_and_recorded(model, capsys):
     assert steps == ["step 1/3", "step 2/3", "step 3/3"]
     assert set(metrics) >= STAGES
     assert (metrics["seed"], metrics["frames"], metrics["steps"]) == (5, 9, 3)
+    generate(model, INPUTS, record_metric=metrics.__setitem__)
+    assert metrics["prompt_cache_hits"] == 2
+    assert re.search(r"^encode_prompt [0-9.]+ s \(cached\)$", capsys.readouterr().out, re.MULTILINE)
     frames, fps = read_video(path)
     assert frames.shape == (9, 64, 64, 3)
     assert fps == 8

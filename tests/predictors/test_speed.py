@@ -11,6 +11,7 @@ from cog import CancelationException
 from hypothesis import given
 from hypothesis import strategies as st
 
+from predictors.compilation import compile_blocks
 from predictors.speed import PRESETS, SPEEDS, computed_steps, speed_preset
 from weights.variants import VARIANTS
 
@@ -266,7 +267,7 @@ def test_presets_go_with_offloading(tiny_folder, fresh, speed, offload):
 
 
 def test_presets_go_with_compiled_blocks_and_never_compile_anew(tiny_folder, fresh):
-    """Where it is a block's forward that is compiled, a preset's hooks stay around it."""
+    """It is a block's forward that is compiled: a preset's hooks stay around it."""
     compiled, runs = [], []
 
     def backend(graph, _inputs):
@@ -274,8 +275,7 @@ def test_presets_go_with_compiled_blocks_and_never_compile_anew(tiny_folder, fre
         return lambda *args: runs.append(None) or graph(*args)
 
     pipe = new_pipe(tiny_folder)
-    for block in pipe.transformer.transformer_blocks:
-        block.forward = torch.compile(block.forward, backend=backend, dynamic=False)
+    compile_blocks(pipe.transformer, backend)
     made_at(pipe, "quality")
     before = len(compiled)
     for speed in ("fast", "quality", "fast"):
