@@ -54,7 +54,6 @@ bench: setup
 	$(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/speed_presets.py
-	$(BIN)/python benchmarks/encoding.py
 
 # Trains what ships in weights/nano and weights/nano-i2v: under two hours on two quiet cores. The
 # same command goes on after an interruption.

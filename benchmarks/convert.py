@@ -17,14 +17,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from measured_process import Measured, measure
+# This file's own name would stand before the package's.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from conversion import transformer_rules, vae_rules
-from conversion.component_configs import transformer_config, vae_config
-from conversion.pt_writer import write_pt
-from conversion.rules import Piece, PlannedTensor, Shape, source_shapes
-from weights.variants import VARIANTS, Variant
+import torch  # noqa: E402
+
+from benchmarks.measured_process import Measured, measure  # noqa: E402
+from conversion import transformer_rules, vae_rules  # noqa: E402
+from conversion.component_configs import transformer_config, vae_config  # noqa: E402
+from conversion.pt_writer import write_pt  # noqa: E402
+from conversion.rules import Piece, PlannedTensor, Shape, source_shapes  # noqa: E402
+from weights.variants import VARIANTS, Variant  # noqa: E402
 
 # Building 5B in float32 and its state dict beside it is more than these machines have.
 _BASELINE_MEMORY_FACTOR = 3

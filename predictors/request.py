@@ -18,6 +18,8 @@ MIN_GUIDANCE, MAX_GUIDANCE = 1.0, 20.0
 # `cog run -i seed=` reads a 32-bit integer.
 MAX_SEED = 2**31 - 1
 MAX_FPS = 60
+# A GIF's delays are whole hundredths of a second, and browsers play one of 1 as one of 10.
+MAX_GIF_FPS = 50
 MAX_LORA_SCALE = 4.0
 _SCHEDULERS: dict[str, Scheduler] = {
     "CogVideoXDPMScheduler": "dpm",
@@ -81,6 +83,7 @@ def validate(
         UserError: an input is not what `variant` can do.
     """
     chosen_scheduler = _scheduler(variant, scheduler)
+    chosen_format = _choice("output_format", output_format, OutputFormat)
     frame_width, frame_height = frame_size(variant, width, height, image_size)
     return Request(
         prompt=_prompt(prompt),
@@ -96,11 +99,12 @@ def validate(
         else dynamic_guidance,
         scheduler=chosen_scheduler,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else _whole("seed", seed, 0, MAX_SEED),
-        fps=_whole("fps", fps, 0, MAX_FPS) or variant.fps,
+        fps=_whole("fps", fps, 0, MAX_GIF_FPS if chosen_format == "gif" else MAX_FPS)
+        or variant.fps,
         lora=lora.strip(),
         lora_scale=_number("lora_scale", lora_scale, -MAX_LORA_SCALE, MAX_LORA_SCALE),
         speed=_choice("speed", speed, Speed),
-        output_format=_choice("output_format", output_format, OutputFormat),
+        output_format=chosen_format,
         output_quality=_whole("output_quality", output_quality, 1, 100),
         image_fit=_choice("image_fit", image_fit, ImageFit),
     )

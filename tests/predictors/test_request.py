@@ -116,6 +116,13 @@ def test_no_fps_is_the_variants_own(variant, fps):
     assert validate(variant, **GOOD, fps=24.0).fps == 24
 
 
+def test_a_gif_plays_at_50_at_most():
+    assert validate(NANO, **GOOD, fps=60).fps == 60
+    assert validate(NANO, **GOOD, fps=50, output_format="gif").fps == 50
+    with pytest.raises(UserError, match=r"^fps is 51\. It must be a whole number from 0 to 50"):
+        validate(NANO, **GOOD, fps=51, output_format="gif")
+
+
 def test_an_image_settles_the_size_where_the_variant_leaves_it_open():
     newer_i2v = VARIANTS["cogvideox1.5-5b-i2v"]
     upright = validate(newer_i2v, **GOOD, image_size=(900, 1600))
