@@ -136,7 +136,8 @@ def test_ctrl_c_in_a_terminal_ends_it_promptly_and_leaves_nothing(folder, tmp_pa
     finally:
         process.kill()
     assert (process.returncode, out) == (1, "")
-    assert err == "cogvideox pack: interrupted.\n"
+    # On a busy machine a line before it says that it takes a moment.
+    assert err.endswith("cogvideox pack: interrupted.\n")
     assert names(tmp_path) == {"model"}
 
 
