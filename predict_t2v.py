@@ -77,7 +77,7 @@ class Runner(BaseRunner):  # type: ignore[misc]  # cog has no types of its own
             le=2147483647,
         ),
         fps: int = Input(
-            description="Frames per second at which the video plays, for gif up to 50. 0: the model's own.",
+            description="Frames per second at which the video plays, for gif up to 50. 0: the model's own.",  # noqa: E501
             default=0,
             ge=0,
             le=60,
