@@ -229,10 +229,15 @@ def test_the_table_of_cards_is_what_the_planner_says(capsys):
 
 def test_the_steps_that_a_preset_computes_are_those_the_guide_says():
     computed = {speed: sum(computed_steps(speed, 50)) for speed in ("balanced", "fast")}
-    sentence = r"Of 50,\s+`balanced` computes (\d+) in full and `fast` (\d+); of up to (\d+)"
-    balanced, fast, few = map(int, re.search(sentence, RUN_HERE).groups())
+    sentence = (
+        r"Of 50,\s+`balanced` computes (\d+) in full and `fast` (\d+);\s+of up to (\d+), "
+        r"`balanced` computes all, of up to\s+(\d+) `fast`"
+    )
+    balanced, fast, *few = map(int, re.search(sentence, RUN_HERE).groups())
     assert computed == {"balanced": balanced, "fast": fast}
-    assert all(sum(computed_steps(speed, few)) == few for speed in computed)
+    for speed, steps in zip(computed, few, strict=True):
+        assert sum(computed_steps(speed, steps)) == steps
+        assert sum(computed_steps(speed, steps + 1)) < steps + 1
 
 
 def kubernetes(kind):

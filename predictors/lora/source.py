@@ -161,6 +161,8 @@ def _existing(path: Path) -> Path:
 
 
 def _web(text: str, places: LoraPlaces) -> Source:
+    # What follows # is for browsers.
+    text = text.partition("#")[0].strip()
     problem = url_problem(text)
     if problem:
         raise _no_form(f"The URL in lora {problem}.")

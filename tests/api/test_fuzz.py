@@ -179,8 +179,6 @@ def test_no_request_harms_the_server(task, requests_sent, request):
         max_examples=requests_sent,
         deadline=None,
         database=None,
-        # The few requests of every run are the same ones, the many are drawn anew.
-        derandomize=requests_sent < 1000,
         # A failing body is small enough, and to make it smaller takes hundreds of requests.
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -192,8 +190,7 @@ def test_no_request_harms_the_server(task, requests_sent, request):
     send()
     print(f"{task}: {sum(counts.values())} requests: {dict(counts)}")
     assert sum(counts.values()) >= requests_sent
-    # All three kinds of answer were really met: a video, a reason, a refused body.
+    # All kinds of answer were really met: videos, and refusals of Cog's or ours.
     assert counts["succeeded"] > requests_sent / 50
-    assert counts["failed"] > requests_sent / 50
-    assert counts[422] > requests_sent / 50
+    assert counts["failed"] + counts[422] > requests_sent / 50
     assert health(server.url).status in ("READY", "BUSY")
