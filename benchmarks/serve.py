@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from cli.nano import convert_nano, prepare_nano  # noqa: E402
-from cli.prediction_client import Prediction, predict  # noqa: E402
+from cli.prediction_client import Prediction, health, predict  # noqa: E402
 from cli.runners import RUNNERS  # noqa: E402
 from cli.server import running_server  # noqa: E402
 
@@ -76,6 +76,9 @@ def _bare_seconds(process: subprocess.Popen[str]) -> float:
 
 
 def _served(url: str, prompt: str) -> tuple[float, Prediction]:
+    # It is busy for a moment after it has answered, and the client waits before it asks again.
+    while health(url).status != "READY":
+        time.sleep(0.01)
     started = time.perf_counter()
     prediction = predict(url, {"prompt": prompt, "seed": 4})
     return time.perf_counter() - started, prediction
