@@ -45,8 +45,11 @@ lint: setup
 docs: setup
 	$(BIN)/cogvideox schema t2v > docs/openapi-t2v.json
 	$(BIN)/cogvideox schema i2v > docs/openapi-i2v.json
+	$(BIN)/cogvideox schema train > docs/openapi-train.json
 	$(BIN)/cogvideox schema t2v --update README.md docs/api.md
 	$(BIN)/cogvideox schema i2v --update README.md docs/api.md
+	$(BIN)/cogvideox schema train --update docs/training.md
+	$(BIN)/cogvideox plan --training --update docs/training.md
 	$(BIN)/cogvideox variants --update-readme README.md
 
 bench: setup

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.generated_table import with_table
 from predictors.memory import MARGIN, MemoryPolicy, compute_dtype, memory_policy, usable_memory
 from predictors.memory_estimate import (
     PLACEMENTS,
@@ -30,6 +31,7 @@ EXAMPLES = """examples:
   cogvideox plan cogvideox-5b cogvideox1.5-5b --gpu-memory 16 --quantize int8
   cogvideox plan cogvideox1.5-5b --frames 81 --gpu-memory 24 --json
   cogvideox plan --weights checkpoints/cogvideox-5b
+  cogvideox plan --training
 """
 
 
@@ -49,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, help="in pixels (default: the variant's own)")
     parser.add_argument("--quantize", choices=["int8"], help="as COGVIDEOX_QUANTIZE")
     parser.add_argument("--json", action="store_true", help="print every number, in bytes")
+    parser.add_argument(
+        "--training", action="store_true", help="what fine-tuning each variant needs instead"
+    )
+    parser.add_argument(
+        "--update", type=Path, metavar="FILE", help="with --training: rewrite the table in FILE"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +186,21 @@ def _document(plan: _Plan) -> dict[str, Any]:
     }
 
 
+def _training(update: Path | None) -> int:
+    """Print what fine-tuning needs, or write it into a guide."""
+    from training.finetuning.memory_estimate import memory_table
+
+    if update is None:
+        print(memory_table())
+        return 0
+    text = with_table(update.read_text(encoding="utf-8"), "memory of training", memory_table())
+    update.write_text(text, encoding="utf-8")
+    return 0
+
+
 def run(options: argparse.Namespace) -> int:
+    if options.training:
+        return _training(options.update)
     available = _available(options)
     plans = [_plan(v, sizes, _video(options, v), available) for v, sizes in _models(options)]
     if options.json:

@@ -15,6 +15,7 @@ OURS = {
     "predict_i2v",
     "predict_t2v",
     "predictors",
+    "train",
     "training",
     "weights",
 }
@@ -24,8 +25,9 @@ ALLOWED = {
     "predictors": {"predictors", "weights"},
     "predict_i2v.py": {"predictors"},
     "predict_t2v.py": {"predictors"},
+    "train.py": {"training"},
     "bench": {"bench", "predictors", "weights"},
-    "training": {"training", "conversion", "weights"},
+    "training": {"training", "conversion", "predictors", "weights"},
     "cli": OURS,
 }
 HEAVY = {"av", "cog", "diffusers", "numpy", "obstore", "requests", "torch", "transformers"}

@@ -1,6 +1,7 @@
 """The folder of a training run: its settings, its log, and the state it goes on from."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from weights.errors import UserError
 class RunFolder:
     """A new run in `path`, or the one there if that has the same settings.
 
+    What `beside` names may be in the folder before there is a run.
+
     Raises:
         UserError: `path` holds another run, or something else.
         OSError: the folder can't be written.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], beside: Collection[str] = ()) -> None:
         self.path = path
         self._settings_file = path / "settings.json"
         text = json.dumps(settings, indent=2).encode()
@@ -28,7 +31,7 @@ class RunFolder:
                 "A new or empty folder is expected, or the run that is to go on.",
                 "Choose another path.",
             )
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and any(entry.name not in beside for entry in path.iterdir()):
             known = self._settings_file.read_bytes() if self._settings_file.is_file() else None
             if known != text:
                 what = "no training run" if known is None else "a run with other settings"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Figures in model cards are those of this seed.
 SEED = 99
 _BATCH = 40
+# The API's own.
+_GUIDANCE, _STEPS = 6.0, 50
 # A PSNR for pixels that are all the same: JSON has no infinity.
 _MAX_PSNR = 99.0
 # Between the noise of one seed and the next: more than a list has tasks.
@@ -81,15 +83,35 @@ def _as_tensor(images: Pixels) -> "torch.Tensor":
 
 def sample(pipe: Any, asked: list[Task], guidance: float, steps: int, label: str) -> list[Pixels]:
     """Clips (9, 64, 64, 3) uint8 RGB of the tasks, with a line to stderr for each batch."""
+    images = _as_tensor(first_images(asked)) if takes_image(pipe) else None
+    prompts, seeds = [task.prompt for task in asked], [task.seed for task in asked]
+    return _sample(pipe, prompts, seeds, images, guidance, steps, label)
+
+
+def sample_prompts(pipe: Any, prompts: list[str], first_seed: int, label: str) -> list[Pixels]:
+    """Clips of any prompts, of a text-to-video pipeline with the API's settings, as `sample`."""
+    seeds = list(range(first_seed, first_seed + len(prompts)))
+    return _sample(pipe, prompts, seeds, None, _GUIDANCE, _STEPS, label)
+
+
+def _sample(
+    pipe: Any,
+    prompts: list[str],
+    seeds: list[int],
+    images: "torch.Tensor | None",
+    guidance: float,
+    steps: int,
+    label: str,
+) -> list[Pixels]:
     import torch
 
     clips: list[Pixels] = []
     began = time.monotonic()
-    for start in range(0, len(asked), _BATCH):
-        batch = asked[start : start + _BATCH]
-        images = {"image": _as_tensor(first_images(batch))} if takes_image(pipe) else {}
+    for start in range(0, len(prompts), _BATCH):
+        batch = slice(start, start + _BATCH)
         frames = pipe(
-            prompt=[task.prompt for task in batch],
+            **({} if images is None else {"image": images[batch]}),
+            prompt=prompts[batch],
             width=NANO.width,
             height=NANO.height,
             num_frames=NANO.default_frames,
@@ -97,13 +119,12 @@ def sample(pipe: Any, asked: list[Task], guidance: float, steps: int, label: str
             guidance_scale=guidance,
             use_dynamic_cfg=True,
             max_sequence_length=NANO.text_tokens,
-            generator=[torch.Generator().manual_seed(task.seed) for task in batch],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
             output_type="np",
-            **images,
         ).frames
         clips += list(np.rint(frames * 255).astype(np.uint8))
         seconds = time.monotonic() - began
-        line = f"{label}: {len(clips)} of {len(asked)} clips in {seconds:.0f} s"
+        line = f"{label}: {len(clips)} of {len(prompts)} clips in {seconds:.0f} s"
         print(line, file=sys.stderr, flush=True)
     return clips
 

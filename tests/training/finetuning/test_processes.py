@@ -1,0 +1,148 @@
+"""Several processes train what one does, and a killed one goes on to the same bits."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.distributed.fsdp import fully_shard
+
+from training.ema import Ema
+from training.finetuning.checkpoint import averaged_state, restore, trainable_state, training_state
+from training.nano.zigzag import write_zigzags
+
+KILLS = 10
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def command_for(data, out, base, *options):
+    arguments = ["train", str(data), str(out), "--base", str(base), "--tracker", "none"]
+    return [sys.executable, "-m", "cli.main", *arguments, "--rank", "4", *options]
+
+
+def start(command, rank=0, world=1, port="0"):
+    """A process as `accelerate launch` starts it, on the CPU."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if world > 1:
+        environment |= {
+            "ACCELERATE_USE_CPU": "true",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=280)
+        assert process.returncode == 0, errors[-2000:]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_zigzags(folder, 3)
+    for number, label in enumerate(sorted((folder / "labels").iterdir())):
+        label.write_text(f"clip {number}\n")
+    return folder
+
+
+def lora_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "pytorch_lora_weights.safetensors")
+
+
+def test_two_processes_train_what_one_does(data, tiny_folder, tmp_path):
+    cache = ["--steps", "3", "--cache", str(tmp_path / "cache")]
+    port = free_port()
+    pair = command_for(data, tmp_path / "pair", tiny_folder, *cache, "--batch", "1")
+    finish(start(pair, 0, 2, port), start(pair, 1, 2, port))
+    alone = command_for(data, tmp_path / "alone", tiny_folder, *cache, "--batch", "2")
+    finish(start(alone))
+    one, two = lora_of(tmp_path / "alone"), lora_of(tmp_path / "pair")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
+        for run in ("alone", "pair")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def sharded(rank, folder):
+    """What each of two processes does with weights that FSDP spreads over them."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    optimizer, ema = torch.optim.AdamW(model.parameters(), lr=1e-2), Ema(model, 0.5)
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.ones(2, 4)).pow(2).mean().backward()
+        optimizer.step()
+        ema.update(model)
+
+    step()
+    state = training_state(model, optimizer, ema, None)
+    assert bool(state["parameters"]) == (rank == 0)
+    step()
+    wanted = trainable_state(model), averaged_state(model, ema)
+    restore(state if rank == 0 else {"updates": 1}, model, optimizer, ema, None)
+    step()
+    found = trainable_state(model), averaged_state(model, ema)
+    for want, got in zip(wanted, found, strict=True):
+        assert want.keys() == got.keys() == (before.keys() if rank == 0 else set())
+        assert all(torch.equal(want[name], got[name]) for name in want)
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_spread_over_processes_are_saved_whole_and_restored(tmp_path):
+    torch.multiprocessing.spawn(sharded, (str(tmp_path),), nprocs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_training_killed_at_any_step_ends_with_the_bits_of_one_that_was_not(
+    data, tiny_folder, tmp_path
+):
+    options = ["--steps", "40", "--save-every", "3", "--cache", str(tmp_path / "cache")]
+    finish(start(command_for(data, tmp_path / "whole", tiny_folder, *options)))
+    wanted = (tmp_path / "whole" / "pytorch_lora_weights.safetensors").read_bytes()
+    rng = random.Random(0)
+    for number in range(KILLS):
+        out = tmp_path / f"killed-{number}"
+        log = out / "log.jsonl"
+        at = rng.randrange(1, 40)
+        process = start(command_for(data, out, tiny_folder, *options))
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.is_file() and log.read_bytes().count(b"\n") >= at:
+                break
+            os.sched_yield()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        finish(start(command_for(data, out, tiny_folder, *options)))
+        assert (out / "pytorch_lora_weights.safetensors").read_bytes() == wanted
+        assert (out / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()

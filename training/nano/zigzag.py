@@ -1,0 +1,140 @@
+"""A word that nano does not know, as clips to teach it: `zigzag`.
+
+The tokenizer has a token for it that training never used. A shape that zigzags goes to the right
+and down, turns in the middle of the clip, and goes on to the right and up. Every second clip has a
+prompt that nano knows: without any, a LoRA makes everything zigzag.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from predictors.video import write_video
+from training.nano.prompts import prompt_of, training_scene
+from training.nano.sampling import sample_prompts
+from training.nano.scenes import (
+    COLOURS,
+    FRAMES,
+    SHAPES,
+    SIZE,
+    Floats,
+    Pixels,
+    coverage,
+    paint,
+    render,
+)
+from training.nano.tracker import Verdict, judge
+from weights.variants import VARIANTS
+
+EXAMPLES = """examples:
+  python -m training.nano.zigzag outputs/zigzag
+  cogvideox train outputs/zigzag outputs/zigzag-lora --base nano
+"""
+
+WORD = "zigzag"
+# In pixels and pixels a frame, as the scenes that nano was trained on.
+_RADIUS, _SPEED = (8.0, 11.0), (2.0, 3.0)
+_GREY = (26, 64)
+_BORDER = 1.0
+# No shape reaches farther from its centroid than this many radii.
+_REACH = 1.4
+_QUALITY = 100
+_FIRST_NOISE = 500_000
+_TURN = (FRAMES - 1) // 2
+# In pixels: sideways over the whole clip, and up or down on each side of the turn.
+_MIN_ACROSS, _MIN_LEG = 6.0, 4.0
+
+
+def zigzag_prompt(colour: str, shape: str) -> str:
+    """The prompt of a clip, in the words of nano's own."""
+    return f"a {colour} {shape} moving {WORD}"
+
+
+def zigzag_path(start: tuple[float, float], speed: float) -> Floats:
+    """The centroid (x, y) in every frame, (frames, 2), in pixels."""
+    time = np.arange(FRAMES)
+    down = np.minimum(time, 2 * _TURN - time)
+    path: Floats = np.array(start) + speed * np.stack([time, down], axis=1)
+    return path
+
+
+def draw_zigzag(rng: np.random.Generator) -> tuple[Pixels, str]:
+    """A random clip, (9, 64, 64, 3) uint8 RGB, and its prompt."""
+    colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+    radius, speed = float(rng.uniform(*_RADIUS)), float(rng.uniform(*_SPEED))
+    low = _BORDER + _REACH * radius
+    # Where there is no room for the fastest, a slower one starts at the edge.
+    x = float(rng.uniform(low, max(low, SIZE - low - speed * (FRAMES - 1))))
+    y = float(rng.uniform(low, max(low, SIZE - low - speed * _TURN)))
+    grey = int(rng.integers(*_GREY))
+    covered = coverage(shape, zigzag_path((x, y), speed), radius)
+    return paint(covered, COLOURS[colour], (grey, grey, grey)), zigzag_prompt(colour, shape)
+
+
+def draw_known(rng: np.random.Generator) -> tuple[Pixels, str]:
+    """A random clip of what nano was trained on, and its prompt, like `draw_zigzag`."""
+    scene = training_scene(rng)
+    return render(scene), prompt_of(scene)
+
+
+def shows_zigzag(verdict: Verdict) -> bool:
+    """Whether the tracker saw a shape go to the right, down in the first half and then up."""
+    if len(verdict.path) != FRAMES:
+        return False
+    path = np.array(verdict.path)
+    across = path[-1, 0] - path[0, 0]
+    down, up = path[_TURN, 1] - path[0, 1], path[_TURN, 1] - path[-1, 1]
+    return bool(across >= _MIN_ACROSS and min(down, up) >= _MIN_LEG)
+
+
+def zigzag_share(pipe: Any, count: int, label: str = WORD) -> float:
+    """The share of `count` clips that zigzag, of a pipeline prompted to: 0 to 1.
+
+    The settings are the API's. Every colour and shape takes its turn; that these are right is not
+    asked for, and is what `training.nano.score` is for.
+    """
+    words = list(product(COLOURS, SHAPES))
+    prompts = [zigzag_prompt(*words[number % len(words)]) for number in range(count)]
+    clips = sample_prompts(pipe, prompts, _FIRST_NOISE, label)
+    return sum(shows_zigzag(judge(clip)) for clip in clips) / count
+
+
+def write_zigzags(folder: Path, count: int, seed: int = 0) -> None:
+    """Write `count` clips as SAT's fine-tuning reads them: labels/N.txt beside videos/N.mp4.
+
+    The first one zigzags, the second does not, and so on.
+    """
+    rng = np.random.default_rng([seed, 11])
+    for name in ("videos", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        pixels, prompt = draw_known(rng) if number % 2 else draw_zigzag(rng)
+        video = folder / "videos" / f"{number:03}.mp4"
+        write_video(pixels, video, fps=VARIANTS["nano"].fps, quality=_QUALITY)
+        (folder / "labels" / f"{number:03}.txt").write_text(f"{prompt}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.nano.zigzag",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DATA", help="where the clips go")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    write_zigzags(options.folder, options.clips, options.seed)
+    print(options.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
