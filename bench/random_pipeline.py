@@ -5,12 +5,18 @@ Latency and memory do not depend on what the weights are, so that nothing has to
 
 from typing import TYPE_CHECKING, Any
 
-from weights.variants import HEAD_DIM, LATENT_CHANNELS, TEMPORAL_COMPRESSION, Dtype, Task, Variant
+from weights.variants import (
+    HEAD_DIM,
+    LATENT_CHANNELS,
+    PIPELINES,
+    TEMPORAL_COMPRESSION,
+    Dtype,
+    Variant,
+)
 
 if TYPE_CHECKING:
     import torch
 
-_PIPELINES: dict[Task, str] = {"t2v": "CogVideoXPipeline", "i2v": "CogVideoXImageToVideoPipeline"}
 # google/t5-v1_1-xxl, whose encoder all released variants share; nano's is as small as itself.
 _T5_XXL = {"vocab_size": 32128, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 _T5_NANO = {"vocab_size": 266, "d_kv": 32, "d_ff": 128, "num_layers": 1, "num_heads": 2}
@@ -51,7 +57,7 @@ def empty_pipeline(variant: Variant) -> Any:
         text_encoder = T5EncoderModel(
             T5Config(d_model=variant.text_embed_dim, feed_forward_proj="gated-gelu", **t5)
         )
-    return getattr(diffusers, _PIPELINES[variant.task])(
+    return getattr(diffusers, PIPELINES[variant.task])(
         tokenizer=T5Tokenizer(vocab=[(piece, -1.0) for piece in _PIECES], extra_ids=0),
         text_encoder=text_encoder,
         vae=vae,

@@ -1,18 +1,20 @@
 """The OpenAPI document that Cog's server validates requests with.
 
 `cog build` makes it with a static parser; without Docker we make the same from the signature. The
-server reads it from `.cog/openapi_schema.json` in its working directory.
+server reads it from `.cog/openapi_schema.json` in its working directory. Of an image that predicts
+and trains, `cog build` joins both documents into one: what both have is the same in both.
 """
 
 import inspect
 import types
 import typing
+from dataclasses import dataclass
 from typing import Any
 
 import cog
 from cog import FieldInfo
 
-from cli.runners import RunnerFile
+from cli.runners import Mode, RunnerFile
 
 _JSON_TYPES: dict[Any, dict[str, str]] = {
     str: {"type": "string"},
@@ -35,27 +37,52 @@ _TIME = {"type": "string", "format": "date-time"}
 _STATUS = ["starting", "processing", "succeeded", "canceled", "failed"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What Cog calls things in one mode."""
+
+    noun: str
+    verb: str
+    prefix: str
+    """Before `Input` and `Output`."""
+
+    @property
+    def path(self) -> str:
+        return f"/{self.noun}s"
+
+    def component(self, name: str) -> str:
+        """Of a request or a response."""
+        return f"{self.noun.capitalize()}{name}"
+
+
+_WORDS: dict[Mode, _Words] = {
+    "predict": _Words("prediction", "predict", ""),
+    "train": _Words("training", "train", "Training"),
+}
+
+
 def openapi_document(runner: RunnerFile) -> dict[str, Any]:
-    """The document Cog would build for `runner`."""
-    signature = runner.run_signature()
+    """The document Cog would build for `runner` alone."""
+    words = _WORDS[runner.mode]
+    signature = runner.signature()
     inputs, choices = _inputs(signature)
+    input_name, output_name = f"{words.prefix}Input", f"{words.prefix}Output"
+    request, response = words.component("Request"), words.component("Response")
     return {
         "openapi": "3.0.2",
         "info": {"title": "Cog", "version": cog.__version__},
-        "paths": _paths(),
+        "paths": _paths(words),
         "components": {
             "schemas": {
-                "Input": inputs,
-                "Output": {"title": "Output"} | _JSON_TYPES[signature.return_annotation],
+                input_name: {"title": input_name} | inputs,
+                output_name: {"title": "Output"} | _output(signature.return_annotation),
                 **choices,
-                "PredictionRequest": _object(
-                    "PredictionRequest", {"id": _STRING, "input": _ref("Input")}
-                ),
-                "PredictionResponse": _object(
-                    "PredictionResponse",
+                request: _object(request, {"id": _STRING, "input": _ref(input_name)}),
+                response: _object(
+                    response,
                     {
-                        "input": _ref("Input"),
-                        "output": _ref("Output"),
+                        "input": _ref(input_name),
+                        "output": _ref(output_name),
                         **dict.fromkeys(("id", "version"), _STRING),
                         **dict.fromkeys(("created_at", "started_at", "completed_at"), _TIME),
                         **dict.fromkeys(("status", "error", "logs"), _STRING),
@@ -69,14 +96,20 @@ def openapi_document(runner: RunnerFile) -> dict[str, Any]:
     }
 
 
-def input_properties(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The JSON schema of every input, by name, from an OpenAPI document of Cog's."""
-    properties: dict[str, dict[str, Any]] = document["components"]["schemas"]["Input"]["properties"]
+def input_schema(document: dict[str, Any], mode: Mode = "predict") -> dict[str, Any]:
+    """The JSON schema of all inputs, from an OpenAPI document of Cog's."""
+    schema: dict[str, Any] = document["components"]["schemas"][f"{_WORDS[mode].prefix}Input"]
+    return schema
+
+
+def input_properties(document: dict[str, Any], mode: Mode = "predict") -> dict[str, dict[str, Any]]:
+    """The JSON schema of every input, by name."""
+    properties: dict[str, dict[str, Any]] = input_schema(document, mode)["properties"]
     return properties
 
 
 def _inputs(signature: inspect.Signature) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The Input schema, and one schema for each input that has choices."""
+    """The schema of the inputs, and one schema for each input that has choices."""
     properties: dict[str, Any] = {}
     required: list[str] = []
     enumerations: dict[str, Any] = {}
@@ -102,8 +135,23 @@ def _inputs(signature: inspect.Signature) -> tuple[dict[str, Any], dict[str, Any
             if (limit := getattr(field, attribute)) is not None:
                 schema[keyword] = _number(limit)
         properties[name] = schema
-    inputs: dict[str, Any] = {"title": "Input", "type": "object", "properties": properties}
+    inputs: dict[str, Any] = {"type": "object", "properties": properties}
     return inputs | ({"required": required} if required else {}), enumerations
+
+
+def _output(annotation: Any) -> dict[str, Any]:
+    """The schema of a single output, or of a model with named ones."""
+    if annotation in _JSON_TYPES:
+        return {**_JSON_TYPES[annotation]}
+    fields = {name: _json_type(kind) for name, kind in typing.get_type_hints(annotation).items()}
+    properties = {
+        name: json_type | ({"nullable": True} if nullable else {}) | {"title": _title(name)}
+        for name, (json_type, nullable) in fields.items()
+    }
+    required = [name for name, (_, nullable) in fields.items() if not nullable]
+    return {"type": "object", "properties": properties} | (
+        {"required": required} if required else {}
+    )
 
 
 def _field(parameter: inspect.Parameter) -> Any:
@@ -167,7 +215,8 @@ def _validation_errors() -> dict[str, Any]:
     }
 
 
-def _paths() -> dict[str, Any]:
+def _paths(words: _Words) -> dict[str, Any]:
+    noun, identity = words.noun, f"{words.noun}_id"
     invalid = {"422": _response("Validation Error", _ref("HTTPValidationError"))}
     anything = {"200": _response("Successful Response", {})}
     return {
@@ -179,25 +228,27 @@ def _paths() -> dict[str, Any]:
                 "responses": anything,
             }
         },
-        "/predictions": {
+        words.path: {
             "post": {
-                "summary": "Predict",
-                "description": "Run a single prediction on the model",
-                "operationId": "predict_predictions_post",
-                "requestBody": {"content": _json_content(_ref("PredictionRequest"))},
-                "responses": {"200": _response("Successful Response", _ref("PredictionResponse"))}
+                "summary": words.verb.capitalize(),
+                "description": f"Run a single {noun} on the model",
+                "operationId": f"{words.verb}_{noun}s_post",
+                "requestBody": {"content": _json_content(_ref(words.component("Request")))},
+                "responses": {
+                    "200": _response("Successful Response", _ref(words.component("Response")))
+                }
                 | invalid,
             }
         },
-        "/predictions/{prediction_id}/cancel": {
+        f"{words.path}/{{{identity}}}/cancel": {
             "post": {
                 "summary": "Cancel",
-                "operationId": "cancel_predictions__prediction_id__cancel_post",
+                "operationId": f"cancel_{noun}s__{identity}__cancel_post",
                 "parameters": [
                     {
                         "required": True,
-                        "schema": {"title": "Prediction Id"} | _STRING,
-                        "name": "prediction_id",
+                        "schema": {"title": _title(identity)} | _STRING,
+                        "name": identity,
                         "in": "path",
                     }
                 ],

@@ -16,8 +16,8 @@ from weights.errors import OperationError, UserError
 _BUSY_SECONDS = 600.0
 _RETRY_SECONDS = 0.2
 
-# Cog says "Prediction failed" once or twice and the type of our errors before their message.
-_COGS_PREFIXES = re.compile(r"^(Prediction failed: )*((User|Operation)Error: )?")
+# Cog says that it failed once or twice and the type of our errors before their message.
+_COGS_PREFIXES = re.compile(r"^((Prediction|Training) failed: )*((User|Operation)Error: )?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class Prediction:
     metrics: Mapping[str, Any]
 
 
-def _session(url: str) -> requests.Session:
+def session(url: str) -> requests.Session:
     """A session for `url`. No proxy knows what this machine itself means by localhost."""
-    session = requests.Session()
-    session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
-    return session
+    opened = requests.Session()
+    opened.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+    return opened
 
 
 def health(url: str) -> Health:
     """Ask how the server is."""
     try:
-        document = _session(url).get(f"{url}/health-check", timeout=5).json()
+        document = session(url).get(f"{url}/health-check", timeout=5).json()
     except (requests.ConnectionError, requests.Timeout):
         return Health("UNREACHABLE", "")
     return Health(document["status"], (document.get("setup") or {}).get("logs", ""))
@@ -60,7 +60,7 @@ def openapi(url: str) -> dict[str, Any]:
         OperationError: nothing answers at `url`, or it has no schema.
     """
     try:
-        response = _session(url).get(f"{url}/openapi.json", timeout=30)
+        response = session(url).get(f"{url}/openapi.json", timeout=30)
         response.raise_for_status()
         document: dict[str, Any] = response.json()
     except requests.RequestException as error:
@@ -79,7 +79,26 @@ def predict(url: str, inputs: Mapping[str, Any]) -> Prediction:
         UserError: the server refused an input.
         OperationError: the prediction failed, or the server did.
     """
-    response = _post(url, inputs)
+    document = answer(url, "prediction", {"input": dict(inputs)})
+    return Prediction(
+        output=content(document["output"]),
+        logs=document.get("logs", ""),
+        metrics=document.get("metrics", {}),
+    )
+
+
+def answer(url: str, noun: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the server answers when it has done what was asked for. A busy one is asked again.
+
+    Args:
+        noun: what is asked for: a prediction or a training.
+        request: its `input`, and its `id` where it shall have a chosen one.
+
+    Raises:
+        UserError: the server refused an input.
+        OperationError: it failed, or the server did.
+    """
+    response = _post(url, f"{url}/{noun}s", request)
     if response.status_code == requests.codes.unprocessable:
         problems = "; ".join(f"{d['loc'][-1]}: {d['msg']}" for d in response.json()["detail"])
         raise UserError(f"The server refused the inputs: {problems}.", "", "Correct these inputs.")
@@ -87,29 +106,21 @@ def predict(url: str, inputs: Mapping[str, Any]) -> Prediction:
         raise OperationError(
             f"The server answered {response.status_code}.", response.text.strip()[:500], ""
         )
-    document = response.json()
+    document: dict[str, Any] = response.json()
     if document["status"] != "succeeded":
         error = str(document.get("error") or "it gave no reason")
         raise OperationError(
-            f"The prediction {document['status']}: {_COGS_PREFIXES.sub('', error)}",
-            "",
-            "",
+            f"The {noun} {document['status']}: {_COGS_PREFIXES.sub('', error)}", "", ""
         )
-    return Prediction(
-        output=_content(document["output"]),
-        logs=document.get("logs", ""),
-        metrics=document.get("metrics", {}),
-    )
+    return document
 
 
-def _post(url: str, inputs: Mapping[str, Any]) -> requests.Response:
+def _post(url: str, endpoint: str, request: Mapping[str, Any]) -> requests.Response:
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
             # No timeout on the answer: a long video takes an hour on a CPU.
-            response = _session(url).post(
-                f"{url}/predictions", json={"input": dict(inputs)}, timeout=(10, None)
-            )
+            response = session(url).post(endpoint, json=dict(request), timeout=(10, None))
         except requests.RequestException as error:
             raise OperationError(
                 f"The server at {url} broke off ({error}).",
@@ -121,7 +132,7 @@ def _post(url: str, inputs: Mapping[str, Any]) -> requests.Response:
         time.sleep(_RETRY_SECONDS)
 
 
-def _content(output: str) -> bytes:
+def content(output: str) -> bytes:
     """The bytes of an output: a data URI, or the URL of a server that uploads its files."""
     if output.startswith("data:"):
         return base64.b64decode(output.partition(",")[2])

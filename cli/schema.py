@@ -1,4 +1,4 @@
-"""Print the OpenAPI schema of a predictor, after checking that Cog's parser can read it."""
+"""Print the OpenAPI schema of a predictor, or of training, after checking that Cog can read it."""
 
 import argparse
 import json
@@ -6,50 +6,51 @@ from pathlib import Path
 from typing import Any
 
 from cli.generated_table import with_table
-from cli.runners import RUNNERS, RunnerFile
+from cli.runners import ENDPOINTS, RUNNERS, RunnerFile
 from cli.signature_rules import check_signature
 from weights.errors import UserError
-from weights.variants import Task
 
 _HEAD = ("| input | what it is | values | default |", "|---|---|---|---|")
 
 EXAMPLES = """examples:
   cogvideox schema t2v
   cogvideox schema i2v --table
+  cogvideox schema train --update docs/training.md
   cogvideox schema t2v > docs/openapi-t2v.json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", choices=RUNNERS, help="which predictor")
+    parser.add_argument("endpoint", choices=ENDPOINTS, help="which predictor, or training")
     parser.add_argument("--table", action="store_true", help="print the inputs as Markdown")
     parser.add_argument(
         "--update", type=Path, nargs="+", metavar="FILE", help="rewrite the table in each FILE"
     )
 
 
-def input_table(task: Task) -> str:
-    """The inputs of a predictor as a Markdown table."""
-    return "\n".join((*_HEAD, *_rows(task)))
+def input_table(endpoint: str) -> str:
+    """The inputs of a predictor, or of training, as a Markdown table."""
+    return "\n".join((*_HEAD, *_rows(endpoint)))
 
 
-def guide_table(task: Task) -> str:
-    """The table as our guides show it: all of the first predictor's inputs, and of the others'
-    those that differ from these."""
-    first, *_ = RUNNERS
-    shown = [] if task == first else _rows(first)
-    return "\n".join((*_HEAD, *(row for row in _rows(task) if row not in shown)))
+def guide_table(endpoint: str) -> str:
+    """The table as our guides show it: of the second predictor only what the first has not."""
+    first, *others = RUNNERS
+    shown = _rows(first) if endpoint in others else []
+    return "\n".join((*_HEAD, *(row for row in _rows(endpoint) if row not in shown)))
 
 
-def _rows(task: Task) -> list[str]:
+def _rows(endpoint: str) -> list[str]:
     # Only now: the runner's file is imported for its schema.
-    from cli.openapi_schema import input_properties, openapi_document
+    from cli.openapi_schema import input_schema, openapi_document
 
-    document = openapi_document(RUNNERS[task])
+    runner = ENDPOINTS[endpoint]
+    document = openapi_document(runner)
     schemas = document["components"]["schemas"]
+    inputs = input_schema(document, runner.mode)
     rows = []
-    for name, schema in input_properties(document).items():
-        required = name in schemas["Input"].get("required", [])
+    for name, schema in inputs["properties"].items():
+        required = name in inputs.get("required", [])
         default = "required" if required else _default(schema["default"])
         values = _values(schema, schemas.get(name, {}).get("enum"))
         rows.append(f"| `{name}` | {schema['description']} | {values} | {default} |")
@@ -80,7 +81,7 @@ def _values(schema: dict[str, Any], choices: list[str] | None) -> str:
 
 
 def _require_readable(runner: RunnerFile) -> None:
-    violations = check_signature(runner.path)
+    violations = check_signature(runner.path, runner.name)
     if violations:
         lines = "\n".join(
             f"  {runner.path.name}:{v.line}: {v.name}: {v.problem}" for v in violations
@@ -93,15 +94,16 @@ def _require_readable(runner: RunnerFile) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    runner = RUNNERS[options.task]
+    runner = ENDPOINTS[options.endpoint]
     _require_readable(runner)
     if options.update:
-        name = f"inputs of {options.task}"
+        name = f"inputs of {options.endpoint}"
+        table = guide_table(options.endpoint)
         for guide in options.update:
-            text = with_table(guide.read_text(encoding="utf-8"), name, guide_table(options.task))
+            text = with_table(guide.read_text(encoding="utf-8"), name, table)
             guide.write_text(text, encoding="utf-8")
     elif options.table:
-        print(input_table(options.task))
+        print(input_table(options.endpoint))
     else:
         from cli.openapi_schema import openapi_document
 

@@ -1,4 +1,4 @@
-"""Run a predictor on the real Cog server, without Docker."""
+"""Run a predictor, or its training, on the real Cog server, without Docker."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from cli.runners import RUNNERS
+from cli.runners import RUNNERS, TRAINER
 from weights.variants import Task
 
 EXAMPLES = """examples:
@@ -16,6 +16,9 @@ EXAMPLES = """examples:
   cogvideox serve t2v --port 5001 --weights checkpoints/cogvideox-5b
   curl http://127.0.0.1:5001/predictions -H 'Content-Type: application/json' \\
       -d '{"input": {"prompt": "a red circle moves right", "num_inference_steps": 10}}'
+  cogvideox serve t2v --train --port 5003
+  curl http://127.0.0.1:5003/trainings -H 'Content-Type: application/json' \\
+      -d '{"input": {"videos": "https://example.com/videos.zip", "steps": 500}}'
 """
 # The models that ship with the project: they need no download and no GPU.
 DEFAULT_WEIGHTS: dict[Task, str] = {"t2v": "nano", "i2v": "nano-i2v"}
@@ -34,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", choices=RUNNERS, help="which predictor")
     parser.add_argument("--port", type=int, help="default: a free one")
     add_weights_argument(parser)
+    parser.add_argument(
+        "--train", action="store_true", help="train LoRAs for the weights instead of predicting"
+    )
 
 
 def chosen_weights(option: str | None, task: Task) -> str:
@@ -71,10 +77,12 @@ def run(options: argparse.Namespace) -> int:
 
     end_on_sigterm()
     weights = chosen_weights(options.weights, options.task)
-    runner = RUNNERS[options.task]
-    tell(f"Starting {runner.path.name} …")
+    runner, trainer = RUNNERS[options.task], TRAINER if options.train else None
+    tell(f"Starting {(trainer or runner).path.name} …")
     try:
-        with running_server(runner, weights=weights, port=options.port, on_line=tell) as server:
+        with running_server(
+            runner, trainer=trainer, weights=weights, port=options.port, on_line=tell
+        ) as server:
             tell(f"Ready at {server.url} (Ctrl-C ends it).")
             code = server.wait()
             tell(f"The server ended by itself with exit code {code}.")

@@ -56,6 +56,7 @@ def running_server(
     runner: RunnerFile,
     *,
     weights: str,
+    trainer: RunnerFile | None = None,
     port: int | None = None,
     on_line: Callable[[str], object] = print,
 ) -> Iterator[Server]:
@@ -63,6 +64,7 @@ def running_server(
 
     Args:
         weights: what COGVIDEOX_WEIGHTS shall name.
+        trainer: what an image of `runner` trains with; given, the server trains, and predicts not.
         port: None lets the operating system choose one.
         on_line: called with each line that the runner prints, in a thread of ours.
 
@@ -77,9 +79,9 @@ def running_server(
         HeldSignals() as signals,
         tempfile.TemporaryDirectory(prefix="server-", dir=cache) as directory,
     ):
-        _write_schema(runner, Path(directory))
+        _write_schema(trainer or runner, Path(directory))
         signals.check()
-        process = _start(runner, Path(directory), weights, port)
+        process = _start(runner, trainer, Path(directory), weights, port)
         assert process.stdout is not None
         log = ServerLog(process.stdout, on_line)
         try:
@@ -101,7 +103,9 @@ def _write_schema(runner: RunnerFile, directory: Path) -> None:
     (directory / ".cog" / "openapi_schema.json").write_text(schema, encoding="utf-8")
 
 
-def _start(runner: RunnerFile, directory: Path, weights: str, port: int) -> subprocess.Popen[str]:
+def _start(
+    runner: RunnerFile, trainer: RunnerFile | None, directory: Path, weights: str, port: int
+) -> subprocess.Popen[str]:
     temporary = directory / "tmp"
     temporary.mkdir()
     # A path the caller gave is relative to where the caller is, and the server is elsewhere.
@@ -118,8 +122,12 @@ def _start(runner: RunnerFile, directory: Path, weights: str, port: int) -> subp
         "COG_PREDICT_TYPE_STUB": runner.reference,
         "COGVIDEOX_WEIGHTS": weights,
     }
+    command = [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1"]
+    if trainer is not None:
+        environment["COG_TRAIN_TYPE_STUB"] = trainer.reference
+        command += ["--x-mode", "train"]
     return subprocess.Popen(
-        [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1"],
+        command,
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
-"""The rules that Cog's static parser sets for the signature of `run`.
+"""The rules that Cog's static parser sets for the signature of `run`, or of a training function.
 
 `cog build` makes the API's schema from the source of the runner's file, without running it. What it
 can't read it refuses or, worse, drops without a word: a default so lost makes an input required, a
-limit so lost accepts anything. The running class shows none of this, so the source is checked.
+limit so lost accepts anything. The running code shows none of this, so the source is checked.
 """
 
 import ast
@@ -32,21 +32,32 @@ class Violation:
     problem: str
 
 
-def check_signature(path: Path, class_name: str = "Runner") -> list[Violation]:
-    """Every rule that the signature of `class_name.run` in `path` breaks, in source order.
+def check_signature(path: Path, name: str = "Runner") -> list[Violation]:
+    """Every rule that a signature in `path` breaks, in source order.
+
+    Args:
+        name: of a class, for the signature of its `run`, or of a function.
 
     Raises:
-        UserError: the file has no such class with a `run` of its own.
+        UserError: the file has no such function, and no such class with a `run` of its own.
     """
     source = _Source(path.read_text(encoding="utf-8"))
-    run = source.method(class_name, "run")
-    if run is None:
+    signature = source.signature(name)
+    if signature is None:
         raise UserError(
-            f"{path} has no class {class_name} with a method run.",
-            "Cog reads the signature from the file that holds the class.",
+            f"{path} has no function {name} and no class {name} with a method run.",
+            "Cog reads the signature from the file that it is told of.",
             "Write the signature out in this file.",
         )
-    return [*_check_inputs(run, source), *_check_output(run)]
+    return [*_check_inputs(signature, source), *_check_output(signature, source)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """A function and the arguments of it that are inputs: of a method all but `self`."""
+
+    function: ast.FunctionDef | ast.AsyncFunctionDef
+    inputs: list[ast.arg]
 
 
 class _Source:
@@ -64,13 +75,18 @@ class _Source:
             if isinstance(target, ast.Name)
         }
 
-    def method(self, class_name: str, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-        for statement in self.tree.body:
-            if isinstance(statement, ast.ClassDef) and statement.name == class_name:
-                functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-                members = (m for m in statement.body if isinstance(m, functions))
-                return next((member for member in members if member.name == name), None)
-        return None
+    def signature(self, name: str) -> _Signature | None:
+        """What Cog calls `name`: the method `run` of that class, or that function."""
+        owner = self.class_named(name)
+        if owner is None:
+            function = _function_named(name, self.tree.body)
+            return _Signature(function, function.args.args) if function else None
+        run = _function_named("run", owner.body)
+        return _Signature(run, run.args.args[1:]) if run else None
+
+    def class_named(self, name: str) -> ast.ClassDef | None:
+        classes = (s for s in self.tree.body if isinstance(s, ast.ClassDef))
+        return next((found for found in classes if found.name == name), None)
 
     def segment(self, node: ast.expr) -> str:
         return ast.get_source_segment(self._text, node) or ""
@@ -120,12 +136,17 @@ class _Source:
         return node
 
 
-def _check_inputs(
-    run: ast.FunctionDef | ast.AsyncFunctionDef, source: _Source
-) -> Iterator[Violation]:
-    parameters = run.args.args[1:]
-    defaults: list[ast.expr | None] = [None] * (len(parameters) - len(run.args.defaults))
-    defaults += run.args.defaults
+def _function_named(
+    name: str, body: list[ast.stmt]
+) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    functions = (s for s in body if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef))
+    return next((found for found in functions if found.name == name), None)
+
+
+def _check_inputs(signature: _Signature, source: _Source) -> Iterator[Violation]:
+    parameters = signature.inputs
+    given = signature.function.args.defaults
+    defaults = [*([None] * (len(parameters) - len(given))), *given]
     for parameter, default in zip(parameters, defaults, strict=True):
         problems = [_annotation_problem(parameter.annotation)]
         if default is not None:
@@ -194,12 +215,24 @@ def _consequence(name: str | None) -> str:
     return "it is dropped or garbled"
 
 
-def _check_output(run: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Violation]:
-    output = run.returns
+def _check_output(signature: _Signature, source: _Source) -> Iterator[Violation]:
+    output = signature.function.returns
     if output is None:
-        yield Violation(run.lineno, "return", "has no annotation: the build fails")
+        yield Violation(signature.function.lineno, "return", "has no annotation: the build fails")
         return
     says_none = isinstance(output, ast.Constant) and output.value is None
     if says_none or _is_optional(output) or isinstance(output, ast.BinOp):
         problem = f"is {ast.unparse(output)}, and an output can't be empty: the build fails"
         yield Violation(output.lineno, "return", problem)
+    if isinstance(output, ast.Name) and (owner := source.class_named(output.id)):
+        yield from _check_model(owner)
+
+
+def _check_model(model: ast.ClassDef) -> Iterator[Violation]:
+    """The class of an output with several parts, or with names for them."""
+    if not any(ast.unparse(base).rpartition(".")[2] == "BaseModel" for base in model.bases):
+        problem = f"is {model.name}, which is no BaseModel: the build fails"
+        yield Violation(model.lineno, "return", problem)
+    for field in model.body:
+        if isinstance(field, ast.AnnAssign) and (found := _annotation_problem(field.annotation)):
+            yield Violation(field.lineno, ast.unparse(field.target), found)

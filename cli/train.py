@@ -252,15 +252,16 @@ def _check(options: argparse.Namespace, report: "DatasetReport", rules: "ClipRul
     from training.dataset.contact_sheet import write_contact_sheet
     from training.dataset.report import report_json, report_lines
 
-    sheet = (options.out or Path()) / CONTACT_SHEET
-    if report.used:
+    sheet = (options.out or Path()) / CONTACT_SHEET if report.used else None
+    if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
         write_contact_sheet(report, rules, sheet)
     if options.json:
-        print(json.dumps(report_json(report, rules) | {"contact_sheet": str(sheet)}, indent=2))
+        document = report_json(report, rules) | {"contact_sheet": sheet and str(sheet)}
+        print(json.dumps(document, indent=2))
     else:
         print("\n".join(report_lines(report, rules)))
-        print(f"Contact sheet: {sheet}")
+        print(f"Contact sheet: {sheet or 'none, without a clip'}")
     return 0 if report.used and not report.left_out else UserError.exit_code
 
 

@@ -5,10 +5,9 @@ from typing import Any
 
 from conversion.vae_rules import VaeArchitecture
 from weights.variants import HEAD_DIM, LATENT_CHANNELS, TEMPORAL_COMPRESSION, Variant
+from weights.variants import PIPELINES as PIPELINES  # training takes it from here
 
 Config = dict[str, Any]
-
-PIPELINES = {"t2v": "CogVideoXPipeline", "i2v": "CogVideoXImageToVideoPipeline"}
 
 
 def _diffusers_version() -> Config:

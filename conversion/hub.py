@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conversion.component_configs import PIPELINES
 from weights.errors import OperationError, UserError
-from weights.variants import VARIANTS, Variant
+from weights.variants import PIPELINES, VARIANTS, Variant
 
 _HUB_TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
 

@@ -43,6 +43,8 @@ def denoise(
                 num_frames=request.num_frames,
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
+                # As in SAT, a cosine of the timestep, 999 and down, and not of the step's number:
+                # it does not grow, but jumps about between 1 and the scale + 1.
                 use_dynamic_cfg=request.dynamic_guidance,
                 # Drawn on the CPU, the noise of a seed is the same on every machine.
                 generator=torch.Generator("cpu").manual_seed(request.seed),

@@ -1,5 +1,6 @@
 """Downloads a file that a user names, as far as address, size and time allow."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse
 from typing import BinaryIO
@@ -13,6 +14,8 @@ from weights.urls import shown_url
 
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 << 10
+# Of a file whose size the server does not say, what is reserved at a time.
+_RESERVED_BYTES = 64_000_000
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NOT_FOR_ALL = {401, 403, 404, 410, 451}
 # What stays as it is in a path and a query (RFC 3986).
@@ -26,6 +29,7 @@ def download(
     limit_bytes: int,
     limit_seconds: float,
     plain_http: bool = False,
+    reserve: Callable[[int], object] = lambda _size: None,
 ) -> None:
     """Write to `file` what `url` gives to everyone, over at most five redirects.
 
@@ -33,8 +37,13 @@ def download(
     http only those that the operator lists, unless `plain_http` allows it everywhere. Messages show
     no query of a URL: it may be a secret.
 
+    Args:
+        reserve: called before `file` gets more bytes than it was last called with: how many there
+            will be, or may be, in all. What it raises ends the download.
+
     Raises:
-        UserError: it is not for everyone, not at such an address, or larger than `limit_bytes`.
+        UserError: `url` is no web address, or what it gives is not for everyone, not at such an
+            address, or larger than `limit_bytes`.
         OperationError: it can't be had within `limit_seconds`; `file` may have got a part of it.
     """
     deadline = Deadline(limit_seconds)
@@ -45,7 +54,7 @@ def download(
             _response(connection, url, deadline) as response,
         ):
             if response.status not in _REDIRECTS:
-                _copy(response, file, url, limit_bytes, deadline)
+                _copy(response, file, url, limit_bytes, deadline, reserve)
                 return
             url = _redirected(url, response.headers.get("Location", ""))
     raise failed(url, f"it redirects more than {MAX_REDIRECTS} times")
@@ -56,7 +65,7 @@ def _redirected(url: str, location: str) -> str:
         # http.client reads headers as Latin-1, and servers write UTF-8.
         target = urljoin(url, location.encode("latin-1").decode())
         web_parts(target)
-    except ValueError:
+    except (ValueError, UserError):
         raise failed(url, "it redirects to what is no web address") from None
     return target
 
@@ -76,12 +85,17 @@ def _response(connection: HTTPConnection, url: str, deadline: Deadline) -> HTTPR
 
 
 def _copy(
-    response: HTTPResponse, file: BinaryIO, url: str, limit_bytes: int, deadline: Deadline
+    response: HTTPResponse,
+    file: BinaryIO,
+    url: str,
+    limit_bytes: int,
+    deadline: Deadline,
+    reserve: Callable[[int], object],
 ) -> None:
     _check(response, url)
     # None where the server does not say, as with chunks.
     declared = response.length
-    count = 0
+    count = reserved = 0
     while declared is None or count < declared:
         if max(count, declared or 0) > limit_bytes:
             raise UserError(
@@ -95,6 +109,9 @@ def _copy(
         if not data:
             break
         count += len(data)
+        if count > reserved:
+            reserved = min(count + _RESERVED_BYTES, limit_bytes) if declared is None else declared
+            reserve(reserved)
         file.write(data)
     if declared not in (None, count):
         raise failed(url, "the connection ended early")

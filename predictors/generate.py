@@ -73,10 +73,15 @@ def sample(
         OperationError: the model's output is not finite, or the LoRA can't be fetched.
     """
     with ExitStack() as stack:
-        if request.lora:
+        # A request that was cancelled may have left these two undone, or still be at them.
+        model.pipe.maybe_free_model_hooks()
+        if not request.lora:
+            stack.enter_context(model.adapters.applied(None, request.lora_scale))
+        else:
             with log.stage("lora"):
-                use = fetch_lora(request.lora, model.cache, model.settings.lora_places)
-                stack.callback(use.release)
+                places = model.settings.lora_places
+                # In one line: cancelled between two, a request would hold the file for good.
+                use = stack.enter_context(fetch_lora(request.lora, model.cache, places))
                 stack.enter_context(model.adapters.applied(use.path, request.lora_scale))
         with log.stage("encode_prompt") as details:
             guidance = request.guidance_scale > 1
@@ -106,12 +111,14 @@ def _checked(model: "VideoModel", inputs: Mapping[str, Any]) -> tuple[Request, "
 
 
 def _tell_what_is_dropped(model: "VideoModel", request: Request) -> None:
-    for name in ("prompt", "negative_prompt"):
-        dropped = dropped_text(
-            model.pipe.tokenizer, getattr(request, name), model.variant.text_tokens
-        )
+    prompts = {"prompt": request.prompt}
+    if request.guidance_scale > 1:
+        prompts["negative_prompt"] = request.negative_prompt
+    for name, prompt in prompts.items():
+        dropped = dropped_text(model.pipe.tokenizer, prompt, model.variant.text_tokens)
         if dropped:
-            shown = dropped if model.settings.log_prompts else f"{len(dropped)} characters"
+            # Quoted and escaped: a prompt with line breaks could else forge lines of the log.
+            shown = repr(dropped) if model.settings.log_prompts else f"{len(dropped)} characters"
             print(
                 f"The {name} has more than {model.variant.text_tokens} tokens; "
                 f"the model does not see: {shown}",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 # Below Cog's own limit, so that a GPU that hangs leaves no thread waiting for it.
-LIMIT_SECONDS = 3.0
+ANSWER_SECONDS = 3.0
 _POLL_SECONDS = 0.01
 
 
@@ -27,14 +27,14 @@ def healthy(device: "torch.device | str") -> bool:
 
     if torch.device(device).type != "cuda":
         return True
-    deadline = time.monotonic() + LIMIT_SECONDS
+    deadline = time.monotonic() + ANSWER_SECONDS
     try:
         # An event on another stream does not wait for the prediction's work, and takes no memory:
         # a full GPU is a healthy one.
         event = torch.cuda.Stream(device).record_event()
         while not event.query():
             if time.monotonic() > deadline:
-                print(f"The GPU did not answer in {LIMIT_SECONDS:g} s.", flush=True)
+                print(f"The GPU did not answer in {ANSWER_SECONDS:g} s.", flush=True)
                 return False
             time.sleep(_POLL_SECONDS)
     except RuntimeError as error:

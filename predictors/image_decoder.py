@@ -69,6 +69,7 @@ def decode(data: bytes, detail: int) -> Image.Image:
 
     Raises:
         UserError: the file is none of these, damaged, or of a size that makes no sense.
+        MemoryError: it takes more than this process may have.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -78,12 +79,10 @@ def decode(data: bytes, detail: int) -> Image.Image:
             image.load()
             rgb = _reduced(_srgb(_opaque(image), image.info.get("icc_profile")), detail)
             method = _turn(image)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large() from None
-    except MemoryError:
-        raise too_costly() from None
     # Pillow's readers raise whatever their parsing runs into.
     except Exception as error:
         raise _unreadable(data) from error
@@ -207,14 +206,25 @@ def _limit_this_process() -> None:
 
 def main() -> None:
     _limit_this_process()
-    pixels = b""
     try:
         image = decode(sys.stdin.buffer.read(), detail=int(sys.argv[1]))
-        answer: dict[str, object] = {"size": image.size}
         pixels = image.tobytes()
     except UserError as error:
-        answer = {"refused": (error.given, error.expected, error.remedy)}
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+        _answer(_refused(error))
+    # At any step: also turning the picture, and taking its bytes, need as much again.
+    except MemoryError:
+        _answer(_refused(too_costly()))
+    else:
+        _answer({"size": image.size}, pixels)
+
+
+def _refused(error: UserError) -> dict[str, object]:
+    return {"refused": (error.given, error.expected, error.remedy)}
+
+
+def _answer(first_line: dict[str, object], pixels: bytes = b"") -> None:
+    sys.stdout.buffer.write(json.dumps(first_line).encode() + b"\n")
+    sys.stdout.buffer.write(pixels)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from predictors.image_decoder import too_costly
+from predictors.operator_log import tell_operator
 from weights.errors import OperationError, UserError
 from weights.variants import VARIANTS
 
@@ -85,10 +86,10 @@ def _decoder_output(path: Path) -> bytes:
     if done.returncode < 0:
         raise too_costly()
     if done.returncode > 0:
-        print(done.stderr.decode(errors="replace"), file=sys.stderr)
+        tell_operator(done.stderr.decode(errors="replace"))
         raise OperationError(
             "The program that decodes images did not run.",
             "It is a part of this installation and needs Pillow.",
-            "See the log for what stopped it.",
+            "See the server's log for what stopped it.",
         )
     return done.stdout

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from predictors.lora.source import LoraPlaces, lora_places_from_environment
 from predictors.outbound import Network, networks_from_environment
 from predictors.pipeline import DEFAULT_SETTINGS, PipelineSettings, pipeline_settings
+from predictors.weights_source import INSTALLED
+from weights.caching.cache import Cache, cache_from_environment
 from weights.errors import UserError
 
 METADATA_VARIABLE = "COGVIDEOX_METADATA"
@@ -16,13 +18,14 @@ LOG_PROMPTS_VARIABLE = "COGVIDEOX_LOG_PROMPTS"
 class OperatorSettings:
     """The defaults are those of an environment without any of our variables.
 
-    `metadata`: whether videos say how they were made. `log_prompts`: whether logs may have text of
-    prompts.
+    `cache`: where weights and LoRAs are kept. `metadata`: whether videos say how they were made.
+    `log_prompts`: whether logs may have text of prompts.
     """
 
     pipeline: PipelineSettings = DEFAULT_SETTINGS
     networks: tuple[Network, ...] = ()
     lora_places: LoraPlaces = LoraPlaces()  # noqa: RUF009  # frozen
+    cache: Cache = cache_from_environment(INSTALLED, {})  # noqa: RUF009  # frozen
     metadata: bool = True
     log_prompts: bool = True
 
@@ -35,8 +38,9 @@ def operator_settings(environment: Mapping[str, str]) -> OperatorSettings:
     """
     return OperatorSettings(
         pipeline=pipeline_settings(environment),
-        networks=networks_from_environment(),
-        lora_places=lora_places_from_environment(),
+        networks=networks_from_environment(environment),
+        lora_places=lora_places_from_environment(environment),
+        cache=cache_from_environment(INSTALLED, environment),
         metadata=_switch(environment, METADATA_VARIABLE),
         log_prompts=_switch(environment, LOG_PROMPTS_VARIABLE),
     )

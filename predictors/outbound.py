@@ -9,10 +9,9 @@ What a request names is fetched without the environment's proxies (`predictors.d
 would resolve names, and follow them, where this guard does not see it.
 """
 
-import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from ipaddress import (
@@ -71,13 +70,13 @@ _hooked = False
 _only_listed: ContextVar[bool] = ContextVar("only_listed", default=False)
 
 
-def networks_from_environment() -> tuple[Network, ...]:
+def networks_from_environment(environment: Mapping[str, str]) -> tuple[Network, ...]:
     """The networks that COGVIDEOX_ALLOW_NETWORKS lists: addresses and CIDRs, with commas between.
 
     Raises:
         UserError: one is neither.
     """
-    text = os.environ.get(VARIABLE, "").strip()
+    text = environment.get(VARIABLE, "").strip()
     return tuple(map(_network, text.split(","))) if text else ()
 
 

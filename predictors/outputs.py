@@ -19,7 +19,7 @@ def output_directory() -> Path:
     return Path(tempfile.gettempdir()) / f"cogvideox-outputs-{os.geteuid()}"
 
 
-def new_output(suffix: str) -> Path:
+def new_output(suffix: str, kind: str = "video") -> Path:
     """A path for one output that no other has, its directory made and rid of old files.
 
     The name is unique everywhere, because Cog uploads a file under its own name. Whatever is old
@@ -27,6 +27,7 @@ def new_output(suffix: str) -> Path:
 
     Args:
         suffix: with its dot: ".mp4".
+        kind: what the name begins with.
 
     Raises:
         OperationError: another user of this machine has put something in the directory's place.
@@ -36,7 +37,7 @@ def new_output(suffix: str) -> Path:
         directory.mkdir(mode=0o700)
     _require_ours(directory)
     _remove_older_than(directory, time.time() - KEEP_SECONDS)
-    return directory / f"video-{uuid.uuid4().hex}{suffix}"
+    return directory / f"{kind}-{uuid.uuid4().hex}{suffix}"
 
 
 def _require_ours(directory: Path) -> None:
@@ -45,7 +46,7 @@ def _require_ours(directory: Path) -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise OperationError(
             f"{directory} is not a directory of this server's own.",
-            "Another user of this machine must not be able to choose where videos go.",
+            "Another user of this machine must not be able to choose where outputs go.",
             "Remove it, or set TMPDIR to a directory that only this user can write to.",
         )
     if stat.S_IMODE(found.st_mode) != 0o700:

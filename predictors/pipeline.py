@@ -22,12 +22,7 @@ from predictors.placement import place
 from predictors.quantization import int8_wanted, quantize
 from predictors.weights_source import ReadyWeights
 from weights.errors import UserError
-from weights.variants import Dtype, Task, Variant
-
-_PIPELINES: dict[Task, str] = {
-    "t2v": "CogVideoXPipeline",
-    "i2v": "CogVideoXImageToVideoPipeline",
-}
+from weights.variants import PIPELINES, Dtype, Task, Variant
 
 # The libraries read these variables when they are imported, so that they must be set before.
 _LIBRARIES = {
@@ -150,7 +145,7 @@ def _pipeline_class(task: Task) -> Any:
     # Our own line says what is loaded; bars make a mess of a container's log.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    return getattr(diffusers, _PIPELINES[task])
+    return getattr(diffusers, PIPELINES[task])
 
 
 def _say(line: str) -> None:

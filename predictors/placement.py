@@ -3,6 +3,7 @@
 from typing import Any
 
 from predictors.memory import MemoryPolicy
+from predictors.uninterrupted import uninterrupted
 
 
 def place(pipe: Any, policy: MemoryPolicy) -> None:
@@ -17,10 +18,22 @@ def place(pipe: Any, policy: MemoryPolicy) -> None:
         pipe.to(policy.device)
     elif policy.placement == "model-offload":
         pipe.enable_model_cpu_offload(device=policy.device)
+        _move_back_uninterrupted(pipe)
     elif policy.placement == "group-offload":
         _offload_groups(pipe, policy.device)
     else:
         pipe.enable_sequential_cpu_offload(device=policy.device)
+
+
+def _move_back_uninterrupted(pipe: Any) -> None:
+    """Let a request that is cancelled while parts are moved back to the CPU finish that.
+
+    diffusers takes the hooks off, moves gigabytes and puts the hooks on again. Ended in between, it
+    would find no hooks ever after, leave everything on the CPU and compute there. The pipeline does
+    it at the end of its own call, too: hence in place of its method.
+    """
+    move_back = pipe.maybe_free_model_hooks
+    pipe.maybe_free_model_hooks = lambda: uninterrupted(move_back)
 
 
 def _offload_groups(pipe: Any, device: str) -> None:

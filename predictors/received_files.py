@@ -16,39 +16,38 @@ from weights.errors import UserError
 LIMIT_SECONDS = 60.0
 
 
-def limit_received_files() -> None:
-    """Replace Cog's download of file inputs in this process.
+def limit_received_files(
+    limit_bytes: int = MAX_BYTES, limit_seconds: float = LIMIT_SECONDS
+) -> None:
+    """Replace Cog's download of file inputs in this process by one that keeps to these limits.
 
     `cog.types.URLPath.convert` is what the server calls for each of them; it returns the path of a
     temporary file, which the server removes after the prediction.
     """
     import cog
 
-    cog.URLPath.convert = _received
+    def received(url_path: Any) -> Path:
+        if url_path._path is None:
+            with tempfile.NamedTemporaryFile(suffix=url_path.filename, delete=False) as file:
+                try:
+                    _write(url_path, file, limit_bytes, limit_seconds)
+                except BaseException:
+                    Path(file.name).unlink()
+                    raise
+            url_path._path = cog.Path(file.name)
+        path: Path = url_path._path
+        return path
+
+    cog.URLPath.convert = received
 
 
-def _received(url_path: Any) -> Path:
-    import cog
-
-    if url_path._path is None:
-        with tempfile.NamedTemporaryFile(suffix=url_path.filename, delete=False) as file:
-            try:
-                _write(url_path, file)
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-        url_path._path = cog.Path(file.name)
-    received: Path = url_path._path
-    return received
-
-
-def _write(url_path: Any, file: Any) -> None:
+def _write(url_path: Any, file: Any, limit_bytes: int, limit_seconds: float) -> None:
     if url_path.source.startswith("data:"):
         content = url_path.fileobj.read()
-        if len(content) > MAX_BYTES:
+        if len(content) > limit_bytes:
             raise UserError(
                 f"A file in the request has {len(content) / 1e6:.0f} MB.",
-                f"It may have {MAX_BYTES / 1e6:.0f} MB.",
+                f"It may have {limit_bytes / 1e6:.0f} MB.",
                 "Make it smaller.",
             )
         file.write(content)
@@ -57,7 +56,7 @@ def _write(url_path: Any, file: Any) -> None:
     download(
         url_path.source,
         file,
-        limit_bytes=MAX_BYTES,
-        limit_seconds=LIMIT_SECONDS,
+        limit_bytes=limit_bytes,
+        limit_seconds=limit_seconds,
         plain_http=True,
     )

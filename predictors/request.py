@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from predictors.frame_size import frame_size
 from predictors.input_image import ImageFit
+from predictors.number_inputs import number, whole_number
 from predictors.speed import Speed
 from predictors.video import OutputFormat
 from weights.errors import UserError
@@ -91,21 +92,23 @@ def validate(
         num_frames=variant.default_frames if num_frames is None else _frames(variant, num_frames),
         width=frame_width,
         height=frame_height,
-        num_inference_steps=_whole("num_inference_steps", num_inference_steps, 1, MAX_STEPS),
-        guidance_scale=_number("guidance_scale", guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE),
+        num_inference_steps=whole_number("num_inference_steps", num_inference_steps, 1, MAX_STEPS),
+        guidance_scale=number("guidance_scale", guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE),
         # Upstream samples with guidance that grows over the steps, with this scheduler only.
         dynamic_guidance=chosen_scheduler == "dpm"
         if dynamic_guidance is None
         else dynamic_guidance,
         scheduler=chosen_scheduler,
-        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else _whole("seed", seed, 0, MAX_SEED),
-        fps=_whole("fps", fps, 0, MAX_GIF_FPS if chosen_format == "gif" else MAX_FPS)
+        seed=secrets.randbelow(MAX_SEED + 1)
+        if seed is None
+        else whole_number("seed", seed, 0, MAX_SEED),
+        fps=whole_number("fps", fps, 0, MAX_GIF_FPS if chosen_format == "gif" else MAX_FPS)
         or variant.fps,
         lora=lora.strip(),
-        lora_scale=_number("lora_scale", lora_scale, -MAX_LORA_SCALE, MAX_LORA_SCALE),
+        lora_scale=number("lora_scale", lora_scale, -MAX_LORA_SCALE, MAX_LORA_SCALE),
         speed=_choice("speed", speed, Speed),
         output_format=chosen_format,
-        output_quality=_whole("output_quality", output_quality, 1, 100),
+        output_quality=whole_number("output_quality", output_quality, 1, 100),
         image_fit=_choice("image_fit", image_fit, ImageFit),
     )
 
@@ -137,30 +140,8 @@ def _choice(name: str, value: str, kind: Any, more: tuple[str, ...] = ()) -> Any
     return value
 
 
-def _number(name: str, value: float, least: float, most: float) -> float:
-    if not least <= value <= most:
-        raise UserError(
-            f"{name} is {value}.",
-            f"It must lie between {least:g} and {most:g}.",
-            "Use a number in this range, or leave it out for the default.",
-        )
-    return float(value)
-
-
-def _whole(name: str, value: float, least: int, most: int | None) -> int:
-    in_range = value >= least and (most is None or value <= most)
-    if not in_range or value != int(value):
-        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise UserError(
-            f"{name} is {value}.",
-            f"It must be a whole number {wanted}.",
-            "Use such a number, or leave it out for the default.",
-        )
-    return int(value)
-
-
 def _frames(variant: Variant, value: float) -> int:
-    frames = _whole("num_frames", value, 1, None)
+    frames = whole_number("num_frames", value, 1, None)
     legal = variant.legal_frames
     if frames in legal:
         return frames

@@ -6,14 +6,14 @@ of diffusers does that.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from predictors.uninterrupted import uninterrupted
+
 Speed = Literal["quality", "balanced", "fast"]
-SPEEDS: tuple[Speed, ...] = ("quality", "balanced", "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,6 @@ PRESETS: dict[Speed, Reuse] = {
 _SKIP, _COMPUTE = 1.0, 10.0
 _THRESHOLD = 0.5
 
-# One thread, so that a change waits for the one before, which a cancelled request no longer awaits.
-_changes = ThreadPoolExecutor(1, thread_name_prefix="speed")
-
 
 def computed_steps(speed: Speed, steps: int) -> list[bool]:
     """For each step whether its blocks are computed; the first and the last always are."""
@@ -67,17 +64,17 @@ def speed_preset(pipe: Any, speed: Speed, steps: int) -> Iterator[None]:
     Afterwards nothing of it is left, however the run ended.
     """
     transformer = pipe.transformer
-    # Of a request that was cancelled in the middle of its own clearing.
-    _apart(lambda: _clear(transformer))
+    # Of a request that was cancelled just before its own clearing.
+    uninterrupted(lambda: _clear(transformer))
     computed = computed_steps(speed, steps)
     if all(computed):
         yield
         return
     try:
-        _apart(lambda: _enable(transformer, computed))
+        uninterrupted(lambda: _enable(transformer, computed))
         yield
     finally:
-        _apart(lambda: _clear(transformer))
+        uninterrupted(lambda: _clear(transformer))
 
 
 def _enable(transformer: Any, computed: list[bool]) -> None:
@@ -101,12 +98,3 @@ def _clear(transformer: Any) -> None:
     # garbage collection.
     transformer._reset_stateful_cache()
     transformer.disable_cache()
-
-
-def _apart(change: Callable[[], None]) -> None:
-    """Do `change` in another thread, so that it is done wholly.
-
-    Cancelling raises in the request's thread, between any two bytecodes: hooks that were put on or
-    taken off by half would stay on the model for good.
-    """
-    _changes.submit(change).result()

@@ -12,8 +12,8 @@ from predictors.outbound import guard_outbound
 from predictors.pipeline import load_pipeline
 from predictors.prompt_embeddings import PromptEmbeddings
 from predictors.received_files import limit_received_files
-from predictors.weights_source import INSTALLED, ReadyWeights, resolve_weights
-from weights.caching.cache import Cache, cache_from_environment
+from predictors.weights_source import ReadyWeights, resolve_weights
+from weights.caching.cache import Cache
 from weights.variants import Task, Variant
 
 DEFAULT_WEIGHTS: dict[Task, str] = {"t2v": "cogvideox-5b", "i2v": "cogvideox-5b-i2v"}
@@ -70,5 +70,5 @@ def load_model(weights: ReadyWeights, settings: OperatorSettings) -> VideoModel:
         settings=settings,
         prompts=PromptEmbeddings(loaded.pipe, loaded.variant.text_tokens),
         adapters=Adapters(loaded.pipe.transformer, loaded.variant),
-        cache=cache_from_environment(INSTALLED),
+        cache=settings.cache,
     )

@@ -24,7 +24,7 @@ from http.client import (
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from weights.errors import OperationError
+from weights.errors import OperationError, UserError
 from weights.urls import shown_url, url_problem
 
 _CONNECT_SECONDS = 10.0
@@ -77,14 +77,22 @@ def web_parts(url: str) -> SplitResult:
     """The parts of a URL that can be downloaded from.
 
     Raises:
-        ValueError: `url` is none.
+        UserError: `url` is none. The message shows nothing of it: it may hold a password.
     """
-    problem = url_problem(url)
-    if problem:
-        raise ValueError(problem)
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or "@" in parts.netloc:
-        raise ValueError("is no web address, or one with a password")
+    # What exactly is wrong with it is not said either, since it would be quoted there.
+    parts = None if url_problem(url) else urlsplit(url)
+    if parts is None or parts.scheme not in _PORTS:
+        raise UserError(
+            "A URL in the request is not a web address.",
+            "https://HOST/PATH is expected, or http:// where that is allowed.",
+            "Copy the whole address of the file.",
+        )
+    if "@" in parts.netloc:
+        raise UserError(
+            "A URL in the request holds a user's name or a password.",
+            "These are not sent from here.",
+            "Use a URL that everyone may download from, or a presigned one.",
+        )
     return parts
 
 

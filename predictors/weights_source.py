@@ -29,7 +29,7 @@ class ReadyWeights:
     dtype: Dtype
 
 
-def resolve_weights(source: str, task: Task) -> ReadyWeights:
+def resolve_weights(source: str, task: Task | None) -> ReadyWeights:
     """Find the weights that `source` names and install them if it names a lock.
 
     An install in the cache stays there for as long as this process lives: it is held against
@@ -37,7 +37,7 @@ def resolve_weights(source: str, task: Task) -> ReadyWeights:
 
     Args:
         source: a variant's name, a `*.lock.json`, or a weights folder; names come first.
-        task: what the weights must be for.
+        task: what the weights must be for; None: for any.
 
     Raises:
         UserError: `source` names nothing, not a weights folder, or weights for another task.
@@ -58,7 +58,7 @@ def resolve_weights(source: str, task: Task) -> ReadyWeights:
     )
 
 
-def _ready_install(lock_path: Path, source: str, task: Task) -> ReadyWeights:
+def _ready_install(lock_path: Path, source: str, task: Task | None) -> ReadyWeights:
     use = _used(lock_path)
     try:
         return _ready(use.path, source, task)
@@ -68,7 +68,7 @@ def _ready_install(lock_path: Path, source: str, task: Task) -> ReadyWeights:
         raise
 
 
-def _ready(folder: Path, source: str, task: Task) -> ReadyWeights:
+def _ready(folder: Path, source: str, task: Task | None) -> ReadyWeights:
     checked = check_weights_folder(folder)
     _require_text_encoder(folder)
     variant = variant_of(checked)
@@ -124,8 +124,8 @@ def _require_text_encoder(folder: Path) -> None:
             )
 
 
-def _require_task(variant: Variant, task: Task, source: str) -> None:
-    if variant.task != task:
+def _require_task(variant: Variant, task: Task | None, source: str) -> None:
+    if task not in (None, variant.task):
         fitting = ", ".join(v.name for v in VARIANTS.values() if v.task == task)
         raise UserError(
             f"COGVIDEOX_WEIGHTS is {source!r}: {variant.name}, a model for {variant.task}.",

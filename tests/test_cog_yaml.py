@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from cli.runners import ROOT, RUNNERS
+from cli.runners import ROOT, RUNNERS, TRAINER
 
 CONFIGS = sorted(ROOT.glob("cog*.yaml"))
 # Releases of torch for which Cog's CUDA table has an index.
@@ -28,8 +28,30 @@ def requirements(config):
 def test_the_runner_exists_and_imports(config):
     file, class_name = config["run"].split(":")
     (runner,) = (r for r in RUNNERS.values() if r.path == ROOT / file)
-    assert runner.class_name == class_name
-    assert "prompt" in runner.run_signature().parameters
+    assert runner.name == class_name
+    assert "prompt" in runner.signature().parameters
+
+
+def test_what_trains_exists_and_imports(config):
+    file, function = config["train"].split(":")
+    assert TRAINER.path == ROOT / file
+    assert TRAINER.name == function
+    assert "videos" in TRAINER.signature().parameters
+
+
+def test_every_image_has_a_runner_that_training_knows(config):
+    from training.finetuning.training_server import RUNNER_TASKS
+
+    file, _ = config["run"].split(":")
+    assert RUNNERS[RUNNER_TASKS[file]].path == ROOT / file
+
+
+def test_the_configuration_has_only_keys_that_cog_knows(config):
+    # Of Cog's config_schema_v1.0.json.
+    known = {"build", "run", "train", "image", "concurrency", "environment"}
+    assert config.keys() <= known
+    # Both must be `FILE.py:NAME`, else `cog build` refuses them.
+    assert all(re.fullmatch(r"\w+\.py:\w+", config[key]) for key in ("run", "train"))
 
 
 def test_every_requirement_is_pinned(requirements):
@@ -61,6 +83,8 @@ def test_the_image_downloads_nothing_but_packages(config):
         "requirements.txt",
         "predict_t2v.py",
         "predictors",
+        "train.py",
+        "training",
         "weights",
     ],
 )

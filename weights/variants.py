@@ -16,6 +16,11 @@ LATENT_CHANNELS = 16
 HEAD_DIM = 64
 SPATIAL_COMPRESSION = 8
 TEMPORAL_COMPRESSION = 4
+# The classes of diffusers.
+PIPELINES: dict[Task, str] = {
+    "t2v": "CogVideoXPipeline",
+    "i2v": "CogVideoXImageToVideoPipeline",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from predictors.lora.adapter_file import Adapter, read_adapter
+from predictors.uninterrupted import uninterrupted
 from weights.variants import Variant
 
 
@@ -32,6 +33,7 @@ class Adapters:
     def applied(self, path: Path | None, scale: float) -> Iterator[None]:
         """The transformer has the LoRA in the file `path`, or none, until the block ends.
 
+        For requests without a LoRA, too: one that was cancelled before may have left its own in.
         Prints what is applied, and what of it had to be assumed.
 
         Args:
@@ -41,8 +43,7 @@ class Adapters:
         Raises:
             UserError: the file is no LoRA for this model.
         """
-        # A cancelled request may have been stopped in the middle of its own restoring.
-        _restore(self._transformer)
+        uninterrupted(lambda: _restore(self._transformer))
         adapter = self._read(path) if path else None
         if adapter is None or scale == 0:
             yield
@@ -52,7 +53,7 @@ class Adapters:
             _insert(self._transformer, adapter, scale)
             yield
         finally:
-            _restore(self._transformer)
+            uninterrupted(lambda: _restore(self._transformer))
 
     def _read(self, path: Path) -> Adapter:
         stat = path.stat()

@@ -1,15 +1,17 @@
 """The file of a LoRA that a request names, in the cache that weights lie in, too."""
 
 import hashlib
+from functools import partial
 from typing import BinaryIO
 
 from predictors.download import download
 from predictors.lora.archive import settle
 from predictors.lora.hubs import file_url
 from predictors.lora.source import LocalFile, LoraPlaces, parse_source
-from weights.caching.cache import Cache
+from predictors.operator_log import tell_operator
+from weights.caching.cache import Cache, CacheError
 from weights.caching.holds import Use
-from weights.caching.use import use_file
+from weights.caching.use import reserve, use_file
 from weights.errors import OperationError
 from weights.urls import shown_url
 
@@ -35,16 +37,31 @@ def fetch_lora(text: str, cache: Cache, places: LoraPlaces) -> Use:
     url = file_url(source, places)
     limit_bytes = LIMIT_BYTES if cache.limit is None else min(LIMIT_BYTES, cache.limit)
 
+    name = f"lora-{hashlib.sha256(url.encode()).hexdigest()}.safetensors"
+
     def fill(file: BinaryIO) -> None:
-        download(url, file, limit_bytes=limit_bytes, limit_seconds=LIMIT_SECONDS)
+        download(
+            url,
+            file,
+            limit_bytes=limit_bytes,
+            limit_seconds=LIMIT_SECONDS,
+            reserve=partial(reserve, cache, name),
+        )
         settle(file, shown_url(url), limit_bytes)
 
-    name = f"lora-{hashlib.sha256(url.encode()).hexdigest()}.safetensors"
     try:
         return use_file(cache, name, None, fill)
+    except CacheError as error:
+        tell_operator(f"{shown_url(url)} was not kept. {error}")
+        raise _not_kept(url, "the server's log says why") from None
     except OSError as error:
-        raise OperationError(
-            f"What {shown_url(url)} gives can't be kept ({error.strerror}).",
-            "The cache must be writable and have room.",
-            "Free some disk space on the server, or set COGVIDEOX_CACHE to another folder.",
-        ) from None
+        raise _not_kept(url, error.strerror) from None
+
+
+def _not_kept(url: str, reason: str | None) -> OperationError:
+    """An error that shows users nothing of this machine."""
+    return OperationError(
+        f"What {shown_url(url)} gives can't be kept ({reason}).",
+        "The cache must be writable and have room.",
+        "Free some disk space on the server, or set COGVIDEOX_CACHE to another folder.",
+    )

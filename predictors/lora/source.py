@@ -5,6 +5,7 @@ Everything else is refused here, and what is a page for people becomes what it i
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
@@ -76,14 +77,14 @@ class CivitaiModel:
 Source = LocalFile | WebFile | HubRepo | CivitaiModel
 
 
-def lora_places_from_environment() -> LoraPlaces:
+def lora_places_from_environment(environment: Mapping[str, str]) -> LoraPlaces:
     """The places that COGVIDEOX_LORA_PATHS and HF_ENDPOINT name.
 
     Raises:
         UserError: one is not a folder, or not a URL.
     """
-    folders = filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep))
-    hub = os.environ.get(HUGGING_FACE_VARIABLE, "").rstrip("/") or HUGGING_FACE
+    folders = filter(None, environment.get(FOLDERS_VARIABLE, "").split(os.pathsep))
+    hub = environment.get(HUGGING_FACE_VARIABLE, "").rstrip("/") or HUGGING_FACE
     if not _WEB.match(hub) or url_problem(hub) or "@" in hub:
         raise UserError(
             f"{HUGGING_FACE_VARIABLE} is {_shown(hub)}.",

@@ -27,6 +27,8 @@ from cli.runners import RUNNERS
 
 # Answers must not show the inside of the container.
 INTERNALS = re.compile(r"Traceback|site-packages|\.py\b|File \"|/tmp/|/work/|0x[0-9a-f]{6}|<class ")
+# What a failed prediction says is ours: what was given, what is expected and what to do.
+OURS = re.compile(r"(UserError|OperationError): .+[.:].+\.", re.DOTALL)
 MOST_STEPS = 3
 
 
@@ -160,13 +162,14 @@ def check_answer(answer, counts):
     assert answer.status_code < 500, answer.text
     assert answer.text
     if answer.status_code != 200:
+        assert not INTERNALS.search(answer.text), answer.text
         counts[answer.status_code] += 1
         return
     document = answer.json()
     counts[document["status"]] += 1
     assert document["status"] in ("succeeded", "failed")
     if document["status"] == "failed":
-        assert len(document["error"]) > 20, document["error"]
+        assert OURS.search(document["error"]), document["error"]
         assert not INTERNALS.search(document["error"]), document["error"]
 
 

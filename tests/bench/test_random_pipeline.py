@@ -4,8 +4,8 @@ import pytest
 
 from bench.random_pipeline import empty_pipeline, random_pipeline
 from conversion import vae_rules
-from conversion.component_configs import PIPELINES, scheduler_config, transformer_config, vae_config
-from weights.variants import VARIANTS
+from conversion.component_configs import scheduler_config, transformer_config, vae_config
+from weights.variants import PIPELINES, VARIANTS
 
 # What the papers and model cards say of each transformer, in billions.
 TRANSFORMERS = {

@@ -1,5 +1,6 @@
 """`cogvideox serve` leaves no process behind, however and whenever it is ended."""
 
+import argparse
 import contextlib
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli import serve
-from cli.runners import ROOT
+from cli.runners import ROOT, RUNNERS, TRAINER
 
 COMMAND = [sys.executable, "-c", "from cli.main import entry_point; entry_point()"]
 
@@ -95,3 +96,30 @@ def test_nano_is_made_before_it_is_served(name, task, monkeypatch):
     made = stub_nano(monkeypatch)
     assert serve.chosen_weights(name, task) == name
     assert made == [name]
+
+
+@pytest.mark.parametrize(("option", "trainer"), [([], None), (["--train"], TRAINER)])
+@pytest.mark.parametrize("task", RUNNERS)
+def test_train_serves_the_training_for_the_tasks_runner(
+    task, option, trainer, monkeypatch, tmp_path, capsys
+):
+    given = []
+
+    @contextlib.contextmanager
+    def running(runner, **options):
+        given.append((runner, options))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("cli.server.running_server", running)
+    monkeypatch.setattr(serve, "end_on_sigterm", lambda: None)
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    options = parser.parse_args([task, "--weights", str(tmp_path), *option])
+    assert serve.run(options) == 0
+    ((runner, passed),) = given
+    assert runner is RUNNERS[task]
+    assert passed["trainer"] is trainer
+    assert passed["weights"] == str(tmp_path)
+    file = "train.py" if trainer else f"predict_{task}.py"
+    assert f"Starting {file} …\nEnded.\n" in capsys.readouterr().err

@@ -1,10 +1,10 @@
-"""Cog's literal-only rules: our runners keep them, and each way to break one is caught."""
+"""Cog's literal-only rules: ours keep them, and each way to break one is caught."""
 
 from pathlib import Path
 
 import pytest
 
-from cli.runners import RUNNERS
+from cli.runners import ENDPOINTS
 from cli.signature_rules import check_signature
 from weights.errors import UserError
 
@@ -20,22 +20,32 @@ LIMIT = 3
 JOINED = "a " "b"
 class Colour(Enum):
     RED = "red"
-class Runner(BaseRunner):
 """
 
 
 def violations(tmp_path: Path, signature: str, output: str = " -> Path") -> list[str]:
+    """Of a runner's method."""
+    method = f"    def run(self, {signature}){output}:\n        ...\n"
     file = tmp_path / "runner.py"
-    file.write_text(f"{HEADER}    def run(self, {signature}){output}:\n        ...\n")
+    file.write_text(f"{HEADER}class Runner(BaseRunner):\n{method}")
     return [violation.problem for violation in check_signature(file)]
 
 
-@pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS)
-def test_our_runners_keep_the_rules(runner):
-    assert check_signature(runner.path, runner.class_name) == []
+def function_violations(
+    tmp_path: Path, signature: str, output: str = " -> Path", before: str = ""
+) -> list[str]:
+    """Of a function that trains."""
+    file = tmp_path / "train.py"
+    file.write_text(f"{HEADER}{before}def train({signature}){output}:\n    ...\n")
+    return [violation.problem for violation in check_signature(file, "train")]
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize("runner", ENDPOINTS.values(), ids=ENDPOINTS)
+def test_ours_keep_the_rules(runner):
+    assert check_signature(runner.path, runner.name) == []
+
+
+LITERALS = pytest.mark.parametrize(
     "signature",
     [
         "x: str",
@@ -51,11 +61,7 @@ def test_our_runners_keep_the_rules(runner):
         "x: Path = Input(description='one')",
     ],
 )
-def test_literals_pass(tmp_path, signature):
-    assert violations(tmp_path, signature) == []
-
-
-@pytest.mark.parametrize(
+BROKEN_RULES = pytest.mark.parametrize(
     ("signature", "problem"),
     [
         ("x: str = Input(default='a', choices=IMPORTED)", "choices= that is computed or imported"),
@@ -90,13 +96,45 @@ def test_literals_pass(tmp_path, signature):
         ("x=Input(default='a')", "has no annotation"),
     ],
 )
+IMPOSSIBLE_OUTPUTS = pytest.mark.parametrize(
+    "output", ["", " -> None", " -> Optional[Path]", " -> Path | None", " -> Colour"]
+)
+
+
+@LITERALS
+def test_literals_pass(tmp_path, signature):
+    assert violations(tmp_path, signature) == []
+    assert function_violations(tmp_path, signature) == []
+
+
+@BROKEN_RULES
 def test_each_broken_rule_is_caught(tmp_path, signature, problem):
     assert any(problem in found for found in violations(tmp_path, signature))
+    assert any(problem in found for found in function_violations(tmp_path, signature))
 
 
-@pytest.mark.parametrize("output", ["", " -> None", " -> Optional[Path]", " -> Path | None"])
+@IMPOSSIBLE_OUTPUTS
 def test_each_impossible_output_is_caught(tmp_path, output):
     assert len(violations(tmp_path, "x: str", output)) == 1
+    assert len(function_violations(tmp_path, "x: str", output)) == 1
+
+
+def test_the_first_input_of_a_function_is_checked_too(tmp_path):
+    assert function_violations(tmp_path, "x, y: str") == ["has no annotation: the build fails"]
+
+
+@pytest.mark.parametrize(
+    ("field", "problems"),
+    [
+        ("weights: Path", []),
+        ("weights: Optional[List[Path]]", []),
+        ("weights: Colour", ["has the type Colour, which Cog does not know: the build fails"]),
+        ("weights: Path | None", ["has a type with |: write Optional[...]"]),
+    ],
+)
+def test_the_parts_of_an_output_have_types_that_cog_knows(tmp_path, field, problems):
+    model = f"class Output(cog.BaseModel):\n    {field}\n"
+    assert function_violations(tmp_path, "x: str", " -> Output", before=model) == problems
 
 
 def test_an_inherited_run_is_refused(tmp_path):
@@ -104,3 +142,10 @@ def test_an_inherited_run_is_refused(tmp_path):
     file.write_text("from base import Base\nclass Runner(Base):\n    pass\n")
     with pytest.raises(UserError, match="Write the signature out in this file"):
         check_signature(file)
+
+
+def test_a_function_of_another_name_is_refused(tmp_path):
+    file = tmp_path / "train.py"
+    file.write_text("def fit(x: str) -> str: ...\n")
+    with pytest.raises(UserError, match=r"no function train and no class train with a method run"):
+        check_signature(file, "train")

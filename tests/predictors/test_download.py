@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli.server import free_port
+from predictors import download as download_module
 from predictors import web_connection
 from predictors.download import MAX_REDIRECTS, download
 from tests.predictors.guarding import LOOPBACK_HOSTS, Target, allowing
@@ -111,6 +112,26 @@ def test_a_redirect_to_what_is_no_web_address_is_refused(web, location):
     web.fault(faults.status(302, Location=location))
     with refused(OperationError, "redirects to what is no web address"):
         got(f"{web.url}/x")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:SECRET@127.0.0.1/x",
+        "http://user:SECRET@\u2100.test/x",
+        "http://127.0.0.1:99999/x",
+        "http://127.0.0.1:SECRET/x",
+        "http:///x",
+        "http://[::1/x",
+        "http://[SECRET]/x",
+        "http://127.0.0.1/\x7fSECRET",
+        "ftp://127.0.0.1/x",
+        "/etc/passwd",
+    ],
+)
+def test_what_is_no_web_address_is_refused(url):
+    with refused(UserError, "^A URL in the request "):
+        got(url)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,44 @@ def test_what_does_not_say_its_length_is_counted(web, fault):
     assert got(f"{web.url}/x", limit_bytes=len(DATA)) == DATA
     with refused(UserError, "gives more than 5.1 kB"):
         got(f"{web.url}/x", limit_bytes=len(DATA) - 1)
+
+
+def test_room_is_reserved_before_it_is_needed(web, monkeypatch):
+    """For all of it where the server says how much that is, and else for some of it at a time."""
+    file, asked = io.BytesIO(), []
+
+    def reserve(size):
+        asked.append((len(file.getvalue()), size))
+
+    def got_reserving(limit_bytes=LIMIT):
+        file.seek(0)
+        file.truncate()
+        asked.clear()
+        options = {"limit_bytes": limit_bytes, "limit_seconds": 60}
+        download(f"{web.url}/x", file, reserve=reserve, **options)
+        assert file.getvalue() == DATA
+        return asked
+
+    assert got_reserving() == [(0, len(DATA))]
+    monkeypatch.setattr(download_module, "_CHUNK_BYTES", 500)
+    monkeypatch.setattr(download_module, "_RESERVED_BYTES", 2000)
+    web.fault(lambda answer, request: replace(chunked(answer, request), ending="close"))
+    reserved = 0
+    for had, size in got_reserving():
+        assert had <= reserved < size <= had + 2500
+        reserved = size
+    assert reserved >= len(DATA)
+    assert max(got_reserving(limit_bytes=len(DATA)))[1] == len(DATA)
+
+
+def test_a_download_ends_where_there_is_no_room_for_it(web):
+    def reserve(size):
+        raise OperationError(f"There is no room for {size} bytes.", "It is needed.", "Free some.")
+
+    file = io.BytesIO()
+    with refused(OperationError, f"no room for {len(DATA)} bytes"):
+        download(f"{web.url}/x", file, limit_bytes=LIMIT, limit_seconds=60, reserve=reserve)
+    assert file.getvalue() == b""
 
 
 @contextmanager

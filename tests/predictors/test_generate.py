@@ -1,9 +1,12 @@
 """Sampling equals plain diffusers; progress, cancelling, settings and their traces."""
 
 import dataclasses
+import itertools
 import json
 import re
 import tempfile
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +14,23 @@ import torch
 from cog import CancelationException, Path
 from PIL import Image
 
-from predictors.generate import generate
+from predictors.generate import generate, sample
+from predictors.lora import adapters
+from predictors.lora.lora_layer import LoraLayer
+from predictors.lora.source import LoraPlaces
+from predictors.memory import cpu_policy
 from predictors.operator_settings import OperatorSettings
+from predictors.placement import place
+from predictors.request import validate
+from predictors.stage_log import StageLog
 from predictors.video import read_metadata, read_video
 from predictors.video_model import load_model
 from predictors.weights_source import resolve_weights
+from tests.predictors.interrupting import interrupted_at_line
+from tests.predictors.lora.lora_files import peft_tensors, random_pairs, write
+from weights.caching.holds import hold, hold_path, is_locked
 from weights.errors import UserError
+from weights.variants import VARIANTS
 
 INPUTS = {"prompt": "a red circle", "num_inference_steps": 3, "seed": 5}
 STAGES = {f"timing.{stage}" for stage in ("encode_prompt", "denoise", "decode", "encode")}
@@ -151,8 +165,23 @@ def test_an_operator_can_keep_files_and_logs_free_of_prompts(model, capsys):
 
 
 def test_the_part_of_a_prompt_that_is_cut_off_is_logged(model, capsys):
-    generate(model, INPUTS | {"prompt": "ab" * 40}, record_metric=lambda *_: None)
-    assert "the model does not see: " in capsys.readouterr().out
+    frames_of(model, prompt="ab" * 40, negative_prompt="cd" * 40)
+    said = capsys.readouterr().out
+    assert "The prompt has more than 16 tokens; the model does not see: 'ab" in said
+    assert "The negative_prompt has more than 16 tokens; the model does not see: 'cd" in said
+
+
+def test_what_is_logged_of_a_prompt_is_one_line(model, capsys):
+    """Else a stranger could write lines that look like ours."""
+    frames_of(model, prompt="ab" * 40 + "\nUsing seed: 7\r\x1b[2Kstep 1/1\u2028\u202eend")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("Using seed")] == ["Using seed: 5"]
+    assert all(line.isprintable() for line in lines)
+
+
+def test_of_a_negative_prompt_that_plays_no_part_nothing_is_said(model, capsys):
+    frames_of(model, negative_prompt="cd" * 40, guidance_scale=1)
+    assert "does not see" not in capsys.readouterr().out
 
 
 def test_many_steps_are_reported_in_at_most_fifty_lines_and_the_last(model, capsys):
@@ -179,6 +208,73 @@ def test_cancelling_passes_through_and_the_next_run_is_as_before(model, speed):
     finally:
         handle.remove()
     assert np.array_equal(frames_of(model, num_inference_steps=8, speed=speed), before)
+
+
+def test_a_lora_that_a_cancelled_request_left_in_is_not_in_the_next(model, tmp_path):
+    before = frames_of(model)
+    write(tmp_path / "a.safetensors", peft_tensors(random_pairs(VARIANTS["nano"])))
+    allowing = OperatorSettings(lora_places=LoraPlaces((tmp_path.resolve(),)))
+    with_lora = dataclasses.replace(model, settings=allowing)
+    restore, calls = adapters._restore, []
+
+    def cancelled_at_the_end(transformer):
+        calls.append(None)
+        if len(calls) == 2:
+            raise CancelationException
+        restore(transformer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters, "_restore", cancelled_at_the_end)
+        with pytest.raises(CancelationException):
+            frames_of(with_lora, lora=f"{tmp_path}/a.safetensors")
+    assert any(isinstance(module, LoraLayer) for module in model.pipe.transformer.modules())
+    assert np.array_equal(frames_of(model), before)
+
+
+def test_parts_that_a_cancelled_request_left_on_the_gpu_are_moved_back_by_the_next(tiny_folder):
+    """Else two that were made to take turns there would have to fit at once."""
+    model = load_model(resolve_weights(str(tiny_folder), "t2v"), OperatorSettings())
+    place(model.pipe, dataclasses.replace(cpu_policy(), placement="model-offload"))
+    t5 = model.pipe.text_encoder
+    left, found = t5._hf_hook, []
+
+    def cancel(*_):
+        raise CancelationException
+
+    handle = t5.register_forward_hook(cancel)
+    with pytest.raises(CancelationException):
+        frames_of(model)
+    handle.remove()
+    # Moving parts back makes new hooks.
+    t5.register_forward_pre_hook(lambda *_: found.append(t5._hf_hook))
+    frames_of(model)
+    assert found
+    assert left not in found
+
+
+def test_a_request_cancelled_between_two_lines_does_not_keep_its_lora(model, monkeypatch, tmp_path):
+    """It would be held against eviction for as long as the server lives."""
+    monkeypatch.setattr("predictors.generate.fetch_lora", lambda *_: hold(tmp_path / "lora"))
+    request = validate(model.variant, prompt="a red circle", lora="one")
+    applied = []
+
+    @contextmanager
+    def apply(*_):
+        applied.append(None)
+        raise CancelationException
+        yield
+
+    model = dataclasses.replace(model, adapters=SimpleNamespace(applied=apply))
+    for number in itertools.count():
+        assert interrupted_at_line(
+            number,
+            lambda: sample(model, request, None, StageLog(lambda *_: None)),
+            "predictors/generate.py",
+        )
+        if applied:
+            break
+        assert not is_locked(hold_path(tmp_path / "lora"))
+    assert number > 3
 
 
 def test_a_bad_request_never_reaches_the_model(model, monkeypatch):

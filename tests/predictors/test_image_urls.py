@@ -18,6 +18,7 @@ from tests.weights.fetching import faults
 from tests.weights.fetching.faulty_server import FaultyServer
 
 RUNNER = '''
+import os
 import socket
 from cog import BaseRunner, Path
 from predictors.outbound import guard_outbound, networks_from_environment
@@ -36,7 +37,7 @@ class Runner(BaseRunner):
     def setup(self) -> None:
         socket.getaddrinfo = rebinding_getaddrinfo
         assert socket.getaddrinfo("rebinding.test", 80)[0][4][0] == "93.184.215.14"
-        guard_outbound(networks_from_environment())
+        guard_outbound(networks_from_environment(os.environ))
         limit_received_files()
     def run(self, image: Path) -> Path:
         return image
@@ -111,10 +112,11 @@ def predicted(server: str, image: str) -> dict:
     return answer.json()
 
 
-def refused(server: str, image: str) -> None:
+def refused(server: str, image: str, refusal: str = REFUSAL) -> None:
     document = predicted(server, image)
     assert document["status"] == "failed"
-    assert document["error"].startswith(f"Input validation error: {REFUSAL}")
+    assert document["error"].startswith(f"Input validation error: {refusal}")
+    assert "SECRET" not in document["error"]
     assert document["logs"] == ""
     assert health(server).status in ("READY", "BUSY")
 
@@ -124,6 +126,21 @@ def test_an_image_is_not_fetched_from_here(strict, target, host):
     refused(strict, f"http://{host}:{target.port}/image.png?sig=SECRET")
     refused(strict, f"https://{host}:{target.port}/image.png?sig=SECRET")
     assert not target.was_reached()
+
+
+@pytest.mark.parametrize(
+    ("url", "refusal"),
+    [
+        (
+            "http://me:SECRET@images.test/x",
+            "A URL in the request holds a user's name or a password.",
+        ),
+        ("http://images.test:99999/x", "A URL in the request is not a web address."),
+        ("http:///x", "A URL in the request is not a web address."),
+    ],
+)
+def test_what_is_no_address_of_a_picture_is_said(strict, url, refusal):
+    refused(strict, url, refusal)
 
 
 def test_what_needs_no_network_goes_on(strict):

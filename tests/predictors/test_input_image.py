@@ -1,9 +1,12 @@
 """Pictures of every kind come out as viewers show them; what is no picture never gets that far."""
 
 import io
+import json
 import math
 import struct
+import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from cog import Path as CogPath
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
 
-from predictors import input_image
+from predictors import image_decoder, input_image
 from predictors.image_decoder import decode
 from predictors.input_image import MAX_BYTES, fit_image, read_image
 from weights.errors import OperationError, UserError
@@ -209,6 +213,28 @@ def test_a_decoder_that_does_not_run_is_not_the_images_fault(tmp_path, monkeypat
     with pytest.raises(OperationError, match="did not run"):
         read(saved(halves("RGB", RED, BLUE), "PNG"), tmp_path)
     assert "predictors" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["load", "transpose", "tobytes"])
+def test_wherever_the_memory_ends_it_is_said_that_the_picture_is_too_costly(
+    step, monkeypatch, capsysbinary
+):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    file = io.BytesIO(saved(halves("RGB", RED, BLUE), "JPEG", exif=exif))
+
+    def run_out(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(image_decoder, "_limit_this_process", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["image_decoder", "100"])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+    for kind in (Image.Image, JpegImageFile):
+        monkeypatch.setattr(kind, step, run_out)
+    image_decoder.main()
+    error = image_decoder.too_costly()
+    said = json.loads(capsysbinary.readouterr().out)
+    assert said == {"refused": [error.given, error.expected, error.remedy]}
 
 
 sides = st.integers(32, 400)

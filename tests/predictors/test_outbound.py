@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictors.outbound import (
+    VARIABLE,
     guard_outbound,
     guarded,
     is_public,
@@ -258,20 +259,16 @@ def test_the_last_list_counts(target):
     assert not target.was_reached()
 
 
-def test_the_operators_list(monkeypatch):
-    monkeypatch.setenv("COGVIDEOX_ALLOW_NETWORKS", " 10.0.0.0/8,192.168.7.20 ,fd00::/8")
-    networks = networks_from_environment()
+def test_the_operators_list():
+    listed = {VARIABLE: " 10.0.0.0/8,192.168.7.20 ,fd00::/8"}
+    networks = networks_from_environment(listed)
     assert [str(network) for network in networks] == ["10.0.0.0/8", "192.168.7.20/32", "fd00::/8"]
-    for blank in ("", "  "):
-        monkeypatch.setenv("COGVIDEOX_ALLOW_NETWORKS", blank)
-        assert networks_from_environment() == ()
-    monkeypatch.delenv("COGVIDEOX_ALLOW_NETWORKS")
-    assert networks_from_environment() == ()
+    for blank in ({VARIABLE: ""}, {VARIABLE: "  "}, {}):
+        assert networks_from_environment(blank) == ()
 
 
 @pytest.mark.parametrize("item", ["10.0.0.1/8", "intranet.example", "10.0.0.0/33", "127.1", ""])
-def test_a_malformed_list_is_explained(item, monkeypatch):
-    monkeypatch.setenv("COGVIDEOX_ALLOW_NETWORKS", f"10.0.0.0/8,{item}")
+def test_a_malformed_list_is_explained(item):
     with pytest.raises(UserError, match=re.escape(f"lists {item!r}")) as error:
-        networks_from_environment()
+        networks_from_environment({VARIABLE: f"10.0.0.0/8,{item}"})
     check_message(error.value)

@@ -29,6 +29,11 @@ def test_names_are_unique_and_below_one_directory():
     assert (first.suffix, second.suffix) == (".mp4", ".gif")
 
 
+def test_the_name_says_what_it_is():
+    assert new_output(".mp4").name.startswith("video-")
+    assert new_output(".tar", "lora").name.startswith("lora-")
+
+
 @pytest.mark.parametrize("output_format", OUTPUT_FORMATS)
 def test_a_video_lies_there_alone(output_format):
     path = new_output(f".{output_format}")

@@ -127,10 +127,11 @@ def test_settings_that_contradict_each_other_are_refused():
         pipeline_settings(environment)
 
 
-def test_a_malformed_setting_costs_no_download(monkeypatch):
+@pytest.mark.parametrize("variable", ["COGVIDEOX_MEMORY", "COGVIDEOX_CACHE_LIMIT"])
+def test_a_malformed_setting_costs_no_download(monkeypatch, variable):
     from predictors.video_model import load_from_environment
 
     monkeypatch.setenv("COGVIDEOX_WEIGHTS", "/there/is/nothing.lock.json")
-    monkeypatch.setenv("COGVIDEOX_MEMORY", "all")
-    with pytest.raises(UserError, match="COGVIDEOX_MEMORY"):
+    monkeypatch.setenv(variable, "all")
+    with pytest.raises(UserError, match=variable):
         load_from_environment("t2v")

@@ -1,14 +1,18 @@
 """Every way of holding a pipeline gives the same video, here with a CPU in the GPU's place."""
 
+import itertools
+import threading
 from dataclasses import replace
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from cog import CancelationException
 
 from predictors.memory import MemoryPolicy, cpu_policy
 from predictors.placement import place
+from tests.predictors.interrupting import cancel, interrupted_at_line
 from weights.variants import VARIANTS
 
 NANO = VARIANTS["nano"]
@@ -65,6 +69,50 @@ def test_a_request_that_breaks_off_leaves_nothing_behind(tiny_folder, expected, 
     with pytest.raises(KeyboardInterrupt):
         video(pipe)
     handle.remove()
+    assert np.array_equal(video(pipe), expected)
+
+
+def is_offloaded(pipe):
+    """Whether each part would be moved to the GPU, and the one before it back."""
+    parts = (pipe.text_encoder, pipe.transformer, pipe.vae)
+    return len(pipe._all_hooks) == len(parts) and all(
+        hasattr(part, "_hf_hook") and hasattr(part, "_old_forward") for part in parts
+    )
+
+
+def test_a_request_cancelled_while_parts_are_moved_back_leaves_the_offloading_on(tiny_folder):
+    """Taking hooks off and on again takes seconds at full size: cancelled there, none were left."""
+    pipe = held(tiny_folder, "model-offload")
+    assert is_offloaded(pipe)
+    for number in itertools.count():
+        if not interrupted_at_line(
+            number,
+            pipe.maybe_free_model_hooks,
+            "predictors/placement.py",
+            "predictors/uninterrupted.py",
+            "accelerate/hooks.py",
+        ):
+            break
+        pipe.maybe_free_model_hooks()
+        assert is_offloaded(pipe)
+    assert number > 2
+
+
+def test_the_pipelines_own_clean_up_is_finished_by_a_request_that_is_cancelled_in_it(
+    tiny_folder, expected, monkeypatch
+):
+    pipe = held(tiny_folder, "model-offload")
+    request, move = threading.current_thread(), pipe.to
+
+    def cancelled_move(*args, **kwargs):
+        cancel(request)
+        return move(*args, **kwargs)
+
+    monkeypatch.setattr(pipe, "to", cancelled_move)
+    with pytest.raises(CancelationException):
+        video(pipe)
+    monkeypatch.undo()
+    assert is_offloaded(pipe)
     assert np.array_equal(video(pipe), expected)
 
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from cog import CancelationException
 from hypothesis import given
 from hypothesis import strategies as st
 
 from predictors.prompt_embeddings import PromptEmbeddings, dropped_text
+from tests.predictors.interrupting import interrupted_at_line
 from weights.variants import VARIANTS
 
 TOKENS = VARIANTS["nano"].text_tokens
@@ -152,31 +152,6 @@ def test_long_texts_count_towards_the_limit(pipe):
     assert hits == [1, 1, 0]
 
 
-def interrupted_at_line(number, work):
-    """Whether `work` was cut short before line `number` of predictors/prompt_embeddings.py."""
-    lines_left = number
-
-    def trace(frame, event, _):
-        nonlocal lines_left
-        if frame.f_code.co_filename != PromptEmbeddings.encode.__code__.co_filename:
-            return None
-        if event == "line":
-            if lines_left == 0:
-                raise CancelationException
-            lines_left -= 1
-        return trace
-
-    outer = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except CancelationException:
-        return True
-    finally:
-        sys.settrace(outer)
-    return False
-
-
 def test_an_interrupted_encoding_leaves_the_cache_right(pipe):
     """Cog's cancelling raises between any two bytecodes: here, before every line in turn."""
     expected = {text: pipelines_own(pipe, text, "", False)[0] for text in ("a", "b")}
@@ -184,7 +159,11 @@ def test_an_interrupted_encoding_leaves_the_cache_right(pipe):
     embeddings = PromptEmbeddings(pipe, TOKENS, limit_bytes=limit)
     for number in itertools.count():
         embeddings.encode("b", "", guidance=False)
-        if not interrupted_at_line(number, lambda: embeddings.encode("a", "", guidance=False)):
+        if not interrupted_at_line(
+            number,
+            lambda: embeddings.encode("a", "", guidance=False),
+            "predictors/prompt_embeddings.py",
+        ):
             break
         assert sum(kept.nbytes for kept in embeddings._kept.values()) <= limit
         for text, wanted in expected.items():

@@ -7,7 +7,7 @@ from contextlib import closing
 import cog
 import pytest
 
-from predictors import received_files
+from predictors.received_files import limit_received_files
 from tests.predictors.guarding import Target, allowing
 from tests.weights.fetching import faults
 from tests.weights.fetching.faulty_server import FaultyServer
@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
     """Where temporary files of the test lie; Cog's own download comes back afterwards."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(cog.URLPath, "convert", cog.URLPath.convert)
-    received_files.limit_received_files()
+    limit_received_files()
     with allowing("127.0.0.1"):
         yield tmp_path
 
@@ -69,8 +69,8 @@ def test_a_refused_address_leaves_nothing(folder):
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_too_large_is_refused_and_leaves_nothing(web, folder, monkeypatch):
-    monkeypatch.setattr(received_files, "MAX_BYTES", len(DATA) - 1)
+def test_what_is_too_large_is_refused_and_leaves_nothing(web, folder):
+    limit_received_files(limit_bytes=len(DATA) - 1)
     uri = "data:image/png;base64," + base64.b64encode(DATA).decode()
     for source in (f"{web.url}/image.png", uri):
         with pytest.raises(UserError, match=r"gives more than|A file in the request has"):

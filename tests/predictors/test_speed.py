@@ -2,8 +2,8 @@
 
 import gc
 import itertools
-import sys
 from contextlib import contextmanager
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictors.compilation import compile_blocks
-from predictors.speed import PRESETS, SPEEDS, computed_steps, speed_preset
+from predictors.speed import PRESETS, Speed, computed_steps, speed_preset
+from tests.predictors.interrupting import interrupted_at_line
 from weights.variants import VARIANTS
 
 NANO = VARIANTS["nano"]
@@ -41,7 +42,7 @@ def pipe(tiny_folder):
 @pytest.fixture(scope="module")
 def fresh(tiny_folder):
     """The latents that a pipeline makes that was never used for anything else."""
-    return {speed: made_at(new_pipe(tiny_folder), speed) for speed in SPEEDS}
+    return {speed: made_at(new_pipe(tiny_folder), speed) for speed in get_args(Speed)}
 
 
 def made(pipe, steps, **options):
@@ -95,7 +96,7 @@ def test_the_first_and_the_last_steps_are_computed_and_nothing_old_is_reused(spe
 
 @given(st.integers(1, 500))
 def test_each_speed_computes_no_more_than_the_one_before(steps):
-    quality, balanced, fast = (sum(computed_steps(speed, steps)) for speed in SPEEDS)
+    quality, balanced, fast = (sum(computed_steps(speed, steps)) for speed in get_args(Speed))
     assert quality == steps
     assert fast <= balanced <= quality
 
@@ -150,34 +151,14 @@ def test_a_failed_request_changes_nothing_for_the_next(pipe, fresh, speed, error
     assert torch.equal(made_at(pipe, speed), fresh[speed])
 
 
-def interrupted_at_line(number, work):
-    """Whether `work` was cut short before line `number` of what switches presets, ours and theirs.
-
-    Tracing sees the thread it is set in, as Cog's cancelling raises in that of the request.
-    """
-    lines_left = number
-
-    def trace(frame, event, _):
-        nonlocal lines_left
-        if not frame.f_code.co_filename.endswith(
-            ("predictors/speed.py", "cache_utils.py", "hooks/hooks.py", "hooks/mag_cache.py")
-        ):
-            return None
-        if event == "line":
-            if lines_left == 0:
-                raise CancelationException
-            lines_left -= 1
-        return trace
-
-    outer = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except CancelationException:
-        return True
-    finally:
-        sys.settrace(outer)
-    return False
+# What switches presets, ours and theirs.
+SWITCHING = (
+    "predictors/speed.py",
+    "predictors/uninterrupted.py",
+    "cache_utils.py",
+    "hooks/hooks.py",
+    "hooks/mag_cache.py",
+)
 
 
 def test_a_request_cancelled_while_presets_are_switched_leaves_nothing(pipe):
@@ -186,7 +167,7 @@ def test_a_request_cancelled_while_presets_are_switched_leaves_nothing(pipe):
             pass
 
     for number in itertools.count():
-        if not interrupted_at_line(number, switch):
+        if not interrupted_at_line(number, switch, *SWITCHING):
             break
         with speed_preset(pipe, "quality", 4):
             assert is_untouched(pipe)

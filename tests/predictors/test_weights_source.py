@@ -147,6 +147,11 @@ def test_weights_for_the_other_task_are_refused(folder):
         resolve_weights(str(folder), "t2v")
 
 
+def test_weights_for_any_task_are_found_where_it_does_not_matter(folder):
+    (folder / "conversion.json").write_text('{"variant": "nano-i2v", "dtype": "float32"}')
+    assert resolve_weights(str(folder), None).variant.name == "nano-i2v"
+
+
 def test_a_name_for_the_other_task_is_refused_before_anything_is_fetched(locks):
     with pytest.raises(UserError, match="a model for i2v"):
         resolve_weights("cogvideox-5b-i2v", "t2v")

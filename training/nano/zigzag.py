@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from predictors.video import write_video
-from training.nano.prompts import prompt_of, training_scene
+from training.nano.prompts import paraphrase, prompt_of, training_scene
 from training.nano.sampling import sample_prompts
 from training.nano.scenes import (
     COLOURS,
@@ -77,9 +77,9 @@ def draw_zigzag(rng: np.random.Generator) -> tuple[Pixels, str]:
 
 
 def draw_known(rng: np.random.Generator) -> tuple[Pixels, str]:
-    """A random clip of what nano was trained on, and its prompt, like `draw_zigzag`."""
+    """A random clip of what nano was trained on, and one of its prompts, like `draw_zigzag`."""
     scene = training_scene(rng)
-    return render(scene), prompt_of(scene)
+    return render(scene), prompt_of(scene) if rng.integers(2) else paraphrase(scene, rng)
 
 
 def shows_zigzag(verdict: Verdict) -> bool:

@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ FOLDER_VARIABLE = "COGVIDEOX_CACHE"
 LIMIT_VARIABLE = "COGVIDEOX_CACHE_LIMIT"
 
 
+class CacheError(OperationError):
+    """The cache can't be used, or has no room. For the operator: it names paths and entries."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """A cache directory, which need not be there yet, and how many bytes may be in it.
@@ -29,14 +33,16 @@ class Cache:
     limit: int | None = None
 
 
-def cache_from_environment(default_root: Path) -> Cache:
+def cache_from_environment(
+    default_root: Path, environment: Mapping[str, str] = os.environ
+) -> Cache:
     """The cache that COGVIDEOX_CACHE and COGVIDEOX_CACHE_LIMIT describe.
 
     Raises:
         UserError: the limit is not a size.
     """
-    root = os.environ.get(FOLDER_VARIABLE)
-    limit = os.environ.get(LIMIT_VARIABLE)
+    root = environment.get(FOLDER_VARIABLE)
+    limit = environment.get(LIMIT_VARIABLE)
     return Cache(
         (Path(root) if root else default_root).resolve(),
         parse_size(limit, LIMIT_VARIABLE) if limit else None,
@@ -48,7 +54,7 @@ def alone(cache: Cache) -> Iterator[None]:
     """Look at the cache, and remove from it, while no other process does; waits for those that do.
 
     Raises:
-        OperationError: the folder can't be used; also for an OSError inside of the block.
+        CacheError: the folder can't be used; also for an OSError inside of the block.
     """
     try:
         cache.root.mkdir(parents=True, exist_ok=True)
@@ -56,7 +62,7 @@ def alone(cache: Cache) -> Iterator[None]:
             sweep(cache.root)
             yield
     except OSError as error:
-        raise OperationError(
+        raise CacheError(
             f"The cache {cache.root} can't be used: {error}.",
             "A folder is expected that can be read and written.",
             f"Correct that, or set {FOLDER_VARIABLE} to another folder.",
@@ -72,7 +78,7 @@ def read_cache(cache: Cache) -> list[Entry]:
     """Everything in the cache, by name.
 
     Raises:
-        OperationError: the folder can't be used.
+        CacheError: the folder can't be used.
     """
     if not cache.root.exists():
         return []

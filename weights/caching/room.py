@@ -9,9 +9,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from weights.byte_sizes import shown_size
-from weights.caching.cache import FOLDER_VARIABLE, LIMIT_VARIABLE, Cache, alone, used_bytes
+from weights.caching.cache import (
+    FOLDER_VARIABLE,
+    LIMIT_VARIABLE,
+    Cache,
+    CacheError,
+    alone,
+    used_bytes,
+)
 from weights.caching.entries import Entry, list_entries, remove_entry
-from weights.errors import OperationError
 
 _log = logging.getLogger(__name__)
 
@@ -19,13 +25,16 @@ _log = logging.getLogger(__name__)
 Lacking = Callable[[Sequence[Entry]], int]
 
 
-def make_room(cache: Cache, name: str, size: int) -> None:
+def make_room(cache: Cache, name: str, size: int, *, spare: int = 0) -> None:
     """Evict until the entry `name` can grow to `size` bytes, within the limit and on the disk.
 
-    The caller has the cache alone and does not hold the entry: it may be there, and damaged.
+    The caller has the cache alone and does not hold the entry where it is there: it is damaged.
+
+    Args:
+        spare: bytes that have to stay free on the disk.
 
     Raises:
-        OperationError: there is no room without what live processes hold; nothing was evicted.
+        CacheError: there is no room without what live processes hold; nothing was evicted.
     """
     entries = list_entries(cache.root)
     growing = [e for e in entries if e.owner == name and e.kind in ("unfinished", "announced")]
@@ -33,7 +42,7 @@ def make_room(cache: Cache, name: str, size: int) -> None:
 
     def lacking(entries: Sequence[Entry]) -> int:
         coming = used_bytes(e for e in entries if e.kind == "announced")
-        on_disk = extra + coming - shutil.disk_usage(cache.root).free
+        on_disk = extra + coming + spare - shutil.disk_usage(cache.root).free
         return max(on_disk, _excess(cache, entries) + extra)
 
     others = [entry for entry in entries if entry not in growing]
@@ -48,7 +57,7 @@ def keep_within_limit(cache: Cache, name: str) -> None:
     The caller has the cache alone, and may hold the entry.
 
     Raises:
-        OperationError: it is not possible; nothing was evicted.
+        CacheError: it is not possible; nothing was evicted.
     """
     kept = _evict(cache, list_entries(cache.root), lambda entries: _excess(cache, entries))
     if (missing := _excess(cache, kept)) > 0:
@@ -63,7 +72,7 @@ def prune(cache: Cache) -> tuple[list[Entry], list[Entry]]:
     Returns what was removed and what remains.
 
     Raises:
-        OperationError: the folder can't be used.
+        CacheError: the folder can't be used.
     """
     if not cache.root.exists():
         return [], []
@@ -119,7 +128,7 @@ def _removed(cache: Cache, entry: Entry) -> bool:
 
 def _no_room(
     cache: Cache, name: str, size: int, missing: int, others: Iterable[Entry]
-) -> OperationError:
+) -> CacheError:
     others = list(others)
     held = ", ".join(f"{e.name} ({shown_size(e.size)})" for e in others if e.held)
     evictable = used_bytes(entry for entry in others if entry.removable)
@@ -127,7 +136,7 @@ def _no_room(
     missing -= evictable if missing > evictable else 0
     limit = f" has a limit of {shown_size(cache.limit)} and" if cache.limit is not None else ""
     free = shown_size(shutil.disk_usage(cache.root).free)
-    return OperationError(
+    return CacheError(
         f"There is no room for {name}{f' ({shown_size(size)})' if size else ''} in the cache "
         f"{cache.root}: {shown_size(missing)} more would be needed.",
         f"The cache{limit} is on a disk with {free} free; live processes hold {held or 'nothing'}.",

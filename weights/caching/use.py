@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from weights.atomic import sync_folder
 from weights.byte_sizes import shown_size
-from weights.caching.cache import LIMIT_VARIABLE, Cache, alone
+from weights.caching.cache import LIMIT_VARIABLE, Cache, CacheError, alone
 from weights.caching.entries import FILE_NAME, list_entries, remove_entry
 from weights.caching.holds import Use, hold, locked, work_path
 from weights.caching.room import keep_within_limit, make_room
@@ -22,6 +22,9 @@ from weights.staging import check_destination, place_of
 _log = logging.getLogger(__name__)
 
 Fill = Callable[[BinaryIO], object]
+
+# What a file whose size its filler learns late leaves free on the disk, where others write, too.
+SPARE_BYTES = 500_000_000
 
 
 def use_install(cache: Cache, lock: Lock, *, progress: Progress | None = None) -> Use:
@@ -52,7 +55,8 @@ def use_file(cache: Cache, name: str, size: int | None, fill: Fill) -> Use:
     """Hold the file `name`, `lora-<hex>.safetensors`; `fill` writes it if it is not in the cache.
 
     `fill` writes to a temporary file, which becomes the entry when all is there. `size` is how many
-    bytes that will be, None if nobody knows. Of processes that do this at once one calls `fill`.
+    bytes that will be, None if nobody knows: then `fill` calls `reserve` as it gets to know. Of
+    processes that do this at once one calls `fill`.
 
     Raises:
         UserError: the file is larger than the limit.
@@ -72,6 +76,21 @@ def use_file(cache: Cache, name: str, size: int | None, fill: Fill) -> Use:
                 _write(path, size, fill)
 
     return _hold_whole(path, is_whole) or _make(cache, path, size, is_whole, make)
+
+
+def reserve(cache: Cache, name: str, size: int) -> None:
+    """Make room for the file `name`, which the caller is filling, to have `size` bytes.
+
+    Others count them as taken until it is there. May be called again, with another size.
+
+    Raises:
+        CacheError: no room can be made.
+    """
+    with alone(cache):
+        make_room(cache, name, size, spare=SPARE_BYTES)
+        # The announcement stays with the hold that whoever called `use_file` has.
+        with hold(cache.root / name) as use:
+            use.announce(size)
 
 
 def _write(path: Path, size: int | None, fill: Fill) -> None:
@@ -159,7 +178,7 @@ def _fit(cache: Cache, use: Use) -> None:
     with alone(cache):
         try:
             keep_within_limit(cache, use.path.name)
-        except OperationError:
+        except CacheError:
             use.release()
             for entry in list_entries(cache.root):
                 if entry.name == use.path.name:

@@ -1,8 +1,8 @@
 """A LoRA in a pipeline: as strong as it was trained, and gone without a trace afterwards."""
 
 import gc
+import itertools
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from conversion.component_configs import transformer_config
 from conversion.convert import convert
 from conversion.convert_lora import convert_lora, plan_lora
 from conversion.plan import ConversionOptions, plan_conversion
-from predictors.lora import adapters as adapters_module
 from predictors.lora.adapter_file import LoraPair
 from predictors.lora.adapters import Adapters
 from predictors.lora.lora_layer import LoraLayer
+from tests.predictors.interrupting import interrupted_at_line
 from tests.predictors.lora.lora_files import (
     attention_modules,
     kohya_tensors,
@@ -309,30 +309,6 @@ def test_a_failing_request_leaves_nothing_behind(error, transformer, lora):
     assert torch.equal(output(transformer), before)
 
 
-def interrupted_at(line_number, run):
-    """Run `run` with a cancellation at the given line of adapters.py, counted as they are run."""
-    seen = 0
-
-    def trace(frame, event, _argument):
-        nonlocal seen
-        if frame.f_code.co_filename != adapters_module.__file__:
-            return None
-        if event == "line":
-            seen += 1
-            if seen == line_number:
-                raise CancelationException
-        return trace
-
-    sys.settrace(trace)
-    try:
-        run()
-    except CancelationException:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
-
-
 def test_wherever_a_cancellation_strikes_the_next_request_starts_clean(transformer, tmp_path):
     """Cog raises it between any two bytecodes: also while a LoRA is put in or taken out."""
     pairs = random_pairs(NANO, attention_modules(1))
@@ -344,14 +320,14 @@ def test_wherever_a_cancellation_strikes_the_next_request_starts_clean(transform
         with adapters.applied(lora, 1.0):
             pass
 
-    line = 1
     left_behind = 0
-    while interrupted_at(line, request):
+    for number in itertools.count():
+        if not interrupted_at_line(number, request, "lora/adapters.py"):
+            break
         left_behind += modules_of(transformer) != modules
         with adapters.applied(None, 1.0):
             assert modules_of(transformer) == modules
-        line += 1
-    assert line > 20
+    assert number > 20
     assert left_behind > 0, "no cancellation struck while the LoRA was taken out"
     assert torch.equal(output(transformer), before)
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import resource
+import shutil
 import threading
 from contextlib import closing
 
@@ -12,12 +13,14 @@ from predictors.lora import fetch
 from predictors.lora.fetch import fetch_lora
 from predictors.lora.source import LoraPlaces
 from tests.predictors.guarding import allowing
+from tests.weights.caching.cached import disk_usage_of
 from tests.weights.conftest import shard
 from tests.weights.fetching import faults
 from tests.weights.fetching.faulty_server import FaultyServer
 from tests.weights.fetching.hostile_tars import honest_tar
 from tests.weights.surroundings import check_message
 from weights.caching.cache import Cache, read_cache
+from weights.caching.use import SPARE_BYTES
 from weights.errors import OperationError, UserError
 
 LORA, NEWER = shard("lora_A"), shard("lora_newer")
@@ -159,3 +162,48 @@ def test_a_disk_without_room_is_said(web, fetched, cache):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     check_message(error.value, "SECRET")
     assert read_cache(cache) == []
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A function that makes the disk one for so many LoRAs, beside what has to stay free."""
+
+    def give(count: int) -> None:
+        size = SPARE_BYTES + count * len(LORA)
+        monkeypatch.setattr(shutil, "disk_usage", disk_usage_of(size))
+
+    return give
+
+
+@pytest.mark.parametrize("limit", [None, 10**9])
+def test_ever_new_urls_do_not_fill_the_disk(web, tmp_path, disk, limit):
+    cache = Cache(tmp_path / "cache", limit)
+    disk(2)
+    paths = []
+    for number in range(4):
+        with fetch_lora(f"{web.url}/lora?{number}", cache, LoraPlaces()) as use:
+            paths.append(use.path)
+    assert [path.exists() for path in paths] == [False, False, True, True]
+
+
+def test_what_the_cache_says_of_itself_is_for_the_operator_only(web, cache, disk, capfd):
+    disk(1)
+    with (
+        fetch_lora(f"{web.url}/lora?1", cache, LoraPlaces()) as held,
+        pytest.raises(OperationError, match="can't be kept") as error,
+    ):
+        fetch_lora(f"{web.url}/lora?sig=SECRET", cache, LoraPlaces())
+    check_message(error.value, "SECRET", str(cache.root), held.path.name)
+    assert "the server's log says why" in str(error.value)
+    logged = capfd.readouterr().err
+    assert f"{web.url}/lora was not kept. There is no room" in logged
+    assert held.path.name in logged
+    assert "SECRET" not in logged
+
+
+def test_a_cache_that_cannot_be_used_is_not_named(web, tmp_path, capfd):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OperationError, match="can't be kept") as error:
+        fetch_lora(f"{web.url}/lora", Cache(tmp_path / "cache"), LoraPlaces())
+    check_message(error.value, str(tmp_path))
+    assert f"The cache {tmp_path}/cache can't be used" in capfd.readouterr().err

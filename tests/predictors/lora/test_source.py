@@ -203,24 +203,23 @@ def test_outside_nobody_learns_what_is_there(folders):
         assert len(said) == 1
 
 
-def test_the_operators_places(monkeypatch, tmp_path):
-    for name in ("COGVIDEOX_LORA_PATHS", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    assert lora_places_from_environment() == LoraPlaces()
+def test_the_operators_places(tmp_path):
+    assert lora_places_from_environment({}) == LoraPlaces()
     (tmp_path / "a").mkdir()
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    monkeypatch.setenv("COGVIDEOX_LORA_PATHS", f"{tmp_path}{os.pathsep}{tmp_path}/b{os.pathsep}")
-    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.test/hf/")
-    assert lora_places_from_environment() == LoraPlaces(
+    environment = {
+        "COGVIDEOX_LORA_PATHS": f"{tmp_path}{os.pathsep}{tmp_path}/b{os.pathsep}",
+        "HF_ENDPOINT": "https://mirror.test/hf/",
+    }
+    assert lora_places_from_environment(environment) == LoraPlaces(
         (tmp_path, tmp_path / "a"), "https://mirror.test/hf"
     )
 
 
 @pytest.mark.parametrize("text", ["relative", "/does/not/exist", "/etc/passwd"])
-def test_a_place_that_is_no_folder_is_told(monkeypatch, text):
-    monkeypatch.setenv("COGVIDEOX_LORA_PATHS", text)
+def test_a_place_that_is_no_folder_is_told(text):
     with pytest.raises(UserError, match=f"COGVIDEOX_LORA_PATHS names '{text}'") as error:
-        lora_places_from_environment()
+        lora_places_from_environment({"COGVIDEOX_LORA_PATHS": text})
     check_message(error.value, "SECRET")
 
 
@@ -234,8 +233,7 @@ def test_a_place_that_is_no_folder_is_told(monkeypatch, text):
         "https://me:SECRET@mirror.test",
     ],
 )
-def test_a_mirror_that_is_no_url_is_told(monkeypatch, url):
-    monkeypatch.setenv("HF_ENDPOINT", url)
+def test_a_mirror_that_is_no_url_is_told(url):
     with pytest.raises(UserError, match="HF_ENDPOINT is") as error:
-        lora_places_from_environment()
+        lora_places_from_environment({"HF_ENDPOINT": url})
     check_message(error.value, "SECRET")

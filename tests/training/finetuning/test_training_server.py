@@ -76,6 +76,17 @@ def test_files_of_requests_are_guarded_and_limited(monkeypatch, tiny_folder):
         cog.Path.validate("http://127.0.0.1:9/videos.zip").convert()
 
 
+def test_a_zip_may_be_as_large_as_the_limit_says(monkeypatch, tiny_folder):
+    monkeypatch.setenv("COGVIDEOX_WEIGHTS", str(tiny_folder))
+    monkeypatch.setattr(training_server, "MAX_ZIP_BYTES", 3)
+    prepare_server()
+    path = cog.Path.validate("data:application/zip;base64,YWJj").convert()
+    assert path.read_bytes() == b"abc"
+    path.unlink()
+    with pytest.raises(UserError, match="A file in the request has"):
+        cog.Path.validate("data:application/zip;base64,YWJjZA==").convert()
+
+
 def test_a_malformed_variable_fails_the_start_before_anything_is_installed(asked, monkeypatch):
     monkeypatch.setenv(outbound.VARIABLE, "nonsense")
     with pytest.raises(UserError, match="lists 'nonsense'"):

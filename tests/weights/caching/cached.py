@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import namedtuple
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def put_file(root: Path, letter: str, size: int, *, used: float) -> Path:
     with use_file(Cache(root), lora(letter), size, lambda file: file.write(bytes(size))) as use:
         os.utime(hold_path(use.path), (used, used))
     return use.path
+
+
+def disk_usage_of(size: int) -> Callable[[Path], tuple[int, int, int]]:
+    """A `shutil.disk_usage` of a disk of `size` bytes that has nothing on it but the cache."""
+    usage = namedtuple("usage", "total used free")
+
+    def measured(root: Path) -> tuple[int, int, int]:
+        on_disk = sum(e.size for e in list_entries(root) if e.kind != "announced")
+        return usage(size, on_disk, size - on_disk)
+
+    return measured
 
 
 def names(root: Path) -> set[str]:

@@ -2,14 +2,22 @@
 
 import os
 import shutil
-from collections import namedtuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.weights.caching.cached import ended, held, holding, lora, names, put_file, start
-from weights.caching.cache import Cache, alone, read_cache, used_bytes
+from tests.weights.caching.cached import (
+    disk_usage_of,
+    ended,
+    held,
+    holding,
+    lora,
+    names,
+    put_file,
+    start,
+)
+from weights.caching.cache import Cache, CacheError, alone, read_cache, used_bytes
 from weights.caching.entries import list_entries
 from weights.caching.holds import hold, hold_path, locked, work_path
 from weights.caching.room import keep_within_limit, make_room, prune
@@ -25,17 +33,7 @@ def room(cache: Cache, name: str, size: int) -> None:
 @pytest.fixture
 def disk(monkeypatch):
     """A function that gives the disk a size; what is in the cache is all there is on it."""
-
-    def give(size: int) -> None:
-        usage = namedtuple("usage", "total used free")
-
-        def measured(root):
-            on_disk = sum(e.size for e in list_entries(root) if e.kind != "announced")
-            return usage(size, on_disk, size - on_disk)
-
-        monkeypatch.setattr(shutil, "disk_usage", measured)
-
-    return give
+    return lambda size: monkeypatch.setattr(shutil, "disk_usage", disk_usage_of(size))
 
 
 def test_nothing_goes_while_there_is_room(tmp_path):
@@ -98,6 +96,20 @@ def test_a_full_disk_is_made_room_on_as_well(tmp_path, disk):
     with hold(tmp_path / lora("c")), pytest.raises(OperationError, match="1 byte more"):
         room(Cache(tmp_path), "new", 26)
     assert names(tmp_path) == {lora("b"), lora("c")}
+
+
+def test_what_has_to_stay_free_on_the_disk_counts_there_and_not_against_the_limit(tmp_path, disk):
+    for letter, used in zip("ab", (1, 2), strict=True):
+        put_file(tmp_path, letter, 10, used=used)
+    disk(100)
+    cache = Cache(tmp_path, 35)
+    with alone(cache):
+        make_room(cache, "new", 15, spare=65)
+        assert names(tmp_path) == {lora("a"), lora("b")}
+        make_room(cache, "new", 15, spare=66)
+        assert names(tmp_path) == {lora("b")}
+        with pytest.raises(CacheError, match="1 byte more"):
+            make_room(cache, "new", 15, spare=86)
 
 
 def test_what_an_unfinished_install_has_already_is_not_needed_again(tmp_path, disk):

@@ -13,6 +13,7 @@ import pytest
 from tests.weights.caching.cached import (
     anothers_folder,
     as_stranger,
+    disk_usage_of,
     ended,
     held,
     holding,
@@ -22,11 +23,11 @@ from tests.weights.caching.cached import (
     start,
 )
 from weights.caching import use as cache_use
-from weights.caching.cache import Cache, read_cache, used_bytes
+from weights.caching.cache import Cache, CacheError, read_cache, used_bytes
 from weights.caching.entries import list_entries
 from weights.caching.holds import hold_path, locked
 from weights.caching.room import prune
-from weights.caching.use import use_file, use_install
+from weights.caching.use import SPARE_BYTES, reserve, use_file, use_install
 from weights.errors import OperationError, UserError
 from weights.install_check import check_install
 from weights.lock import Lock, write_lock
@@ -230,6 +231,31 @@ def test_a_file_of_unknown_size_obeys_the_limit_afterwards(root):
     with pytest.raises(OperationError, match=r"150 bytes.*50 bytes more"):
         use_file(Cache(root, 100), lora("c"), None, lambda file: file.write(bytes(150)))
     assert names(root) == {lora("b")}
+
+
+@pytest.mark.parametrize(("limit", "too_much"), [(250, 200), (None, SPARE_BYTES + 200)])
+def test_room_is_made_as_soon_as_the_size_is_known(root, monkeypatch, limit, too_much):
+    cache = Cache(root, limit)
+    for letter, used in zip("ab", (1, 2), strict=True):
+        put_file(root, letter, 100, used=used)
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage_of(SPARE_BYTES + 250))
+    partial = f"{lora('c')}.partial"
+
+    def fill(file):
+        reserve(cache, lora("c"), 50)
+        assert names(root) == {lora("a"), lora("b"), partial}
+        reserve(cache, lora("c"), 51)
+        assert names(root) == {lora("b"), partial}
+        # Others know of it.
+        with pytest.raises(CacheError, match=rf"1 byte more .* hold .*{lora('c')} \(51 bytes\)"):
+            use_file(cache, lora("d"), too_much, fail)
+        file.write(bytes(51))
+        with pytest.raises(CacheError, match="1 byte more"):
+            reserve(cache, lora("c"), 251)
+        assert names(root) == {lora("b"), partial}
+
+    with use_file(cache, lora("c"), None, fill):
+        assert used_bytes(read_cache(cache)) == 151
 
 
 @pytest.mark.parametrize(
