@@ -135,18 +135,23 @@ def _compile(pipe: Any, policy: MemoryPolicy) -> None:
     _say("The first request of each size compiles the transformer's blocks: it takes longer.")
 
 
-def _pipeline_class(task: Task) -> Any:
+def prepare_libraries() -> None:
+    """Keep diffusers and transformers, which are imported here, offline and quiet.
+
+    Our own lines say what is loaded; bars make a mess of a container's log.
+    """
     os.environ.update(_LIBRARIES)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     import diffusers
     import transformers
 
-    # Our own line says what is loaded; bars make a mess of a container's log.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+
+
+def _pipeline_class(task: Task) -> Any:
+    prepare_libraries()
+    import diffusers
+
     return getattr(diffusers, PIPELINES[task])
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

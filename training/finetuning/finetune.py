@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from predictors.pipeline import prepare_libraries
 from predictors.weights_source import ReadyWeights
 from training.dataset.clip import Clip
 from training.dataset.clip_rules import ClipRules
@@ -89,6 +90,7 @@ def finetune(training: Training) -> Path:
     """
     started = time.monotonic()
     settings, out = training.settings, training.out
+    prepare_libraries()
     _check_settings(training)
     accelerator, dtype = _accelerator(training)
     check_optimizer(settings, accelerator.device)

@@ -325,15 +325,19 @@ def test_prompts_that_overflow_name_the_prompt(base, clips, work, tmp_path, monk
 
 @pytest.mark.parametrize("short", [0, 1])
 def test_a_full_disk_is_noticed_before_any_work(base, clips, work, tmp_path, monkeypatch, short):
-    videos, picture = 2 * 32 * 3 * 8 * 8, 32 * 8 * 8
-    needed = 4 * (videos + picture + 3 * 16 * 64)
+    rules = dataclasses.replace(RULES, first_frames=True)
+    latents, prompts, images = 32 * (3 + 3 + 1) * 8 * 8, 3 * 16 * 64, 3 * 64 * 64 * 3
+    needed = 4 * (latents + prompts) + images
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - short)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     if not short:
-        encode_clips(base, clips, RULES, tmp_path, device=CPU)
+        encode_clips(base, clips, rules, tmp_path, device=CPU)
+        # By now nothing is needed any more.
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+        encode_clips(base, clips, rules, tmp_path, device=CPU)
         return
     with pytest.raises(OperationError, match="needed"):
-        encode_clips(base, clips, RULES, tmp_path, device=CPU)
+        encode_clips(base, clips, rules, tmp_path, device=CPU)
     assert not work
     assert not entries(tmp_path)
 
