@@ -1,5 +1,7 @@
 """The tables in our guides are those that the code makes today."""
 
+from itertools import product
+
 import pytest
 
 from cli.generated_table import with_table
@@ -8,12 +10,14 @@ from cli.schema import guide_table, input_table
 from weights.errors import UserError
 
 
-@pytest.mark.parametrize("guide", ["README.md", "docs/api.md"])
-@pytest.mark.parametrize("task", RUNNERS)
-def test_the_guides_show_todays_inputs(task, guide):
+@pytest.mark.parametrize(
+    ("endpoint", "guide"),
+    [*product(RUNNERS, ["README.md", "docs/api.md"]), ("train", "docs/training.md")],
+)
+def test_the_guides_show_todays_inputs(endpoint, guide):
     text = (ROOT / guide).read_text(encoding="utf-8")
-    table = guide_table(task)
-    assert with_table(text, f"inputs of {task}", table) == text, "run `make docs`"
+    table = guide_table(endpoint)
+    assert with_table(text, f"inputs of {endpoint}", table) == text, "run `make docs`"
 
 
 def test_the_second_table_has_only_what_differs():
