@@ -11,6 +11,7 @@ On several GPUs or machines: accelerate launch -m cli.main train DATA OUT ...
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -297,6 +298,9 @@ def _train(
     except KeyboardInterrupt:
         tell("\ninterrupted. The same command goes on from where this was saved.")
         return _INTERRUPTED
+    if os.environ.get("RANK", "0") != "0":
+        # One of the processes of `accelerate launch`; the first one speaks for all.
+        return 0
     if options.json:
         print(json.dumps({"result": str(result), "clips": len(report.used)}, indent=2))
     else:

@@ -118,7 +118,6 @@ def finetune(training: Training) -> Path:
     trainer = Trainer(accelerator, transformer, objective, encoded, settings)
     validate = _validator(training, prompts, encoded, vae, accelerator) if prompts else None
     trained = trainer.train(run, validate)
-    accelerator.end_training()
     if accelerator.is_main_process:
         facts = TrainingFacts(
             base=training.base,
@@ -136,6 +135,7 @@ def finetune(training: Training) -> Path:
         )
         save_result(trained.parameters, out, facts, to_sat=training.to_sat)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return result_path(out, full=settings.full)
 
 
@@ -157,9 +157,12 @@ def _check_settings(training: Training) -> None:
 def _accelerator(training: Training) -> tuple[Any, torch.dtype]:
     """accelerate's view of this process and its neighbours, and what the model computes in."""
     from accelerate import Accelerator, PartialState
+    from accelerate.utils import parse_flag_from_env
 
     settings = training.settings
-    device = PartialState(timeout=_PATIENCE).device
+    # What `accelerate launch --cpu` sets; Accelerator reads it, and comes second here.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    device = PartialState(cpu=on_cpu, timeout=_PATIENCE).device
     precision = precision_for(settings.precision, training.base.variant, device)
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.accumulate,

@@ -4,9 +4,8 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from conversion.component_configs import PIPELINES
 from training.finetuning.markdown_text import one_line
-from weights.variants import Variant
+from weights.variants import PIPELINES, Variant
 
 # What an image-to-video model begins from, where the reader has to name something.
 _IMAGE = "first.png"

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from conversion.component_configs import PIPELINES
 from predictors.video import write_video
 from training.dataset.clip_rules import ClipRules
-from weights.variants import Variant
+from weights.variants import PIPELINES, Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conversion.component_configs import PIPELINES
 from training.nano.models import NANO, NANO_I2V
 from training.nano.prompts import HELD_OUT, combination_of
 from training.nano.sampling import (
@@ -32,6 +31,7 @@ from training.nano.sampling import (
 from training.nano.score import contact_sheet, score
 from weights.errors import UserError
 from weights.folder import check_weights_folder, variant_of
+from weights.variants import PIPELINES
 
 if TYPE_CHECKING:
     from PIL import Image

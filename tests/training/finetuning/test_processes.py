@@ -8,13 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.fsdp import fully_shard
 
-from training.ema import Ema
-from training.finetuning.checkpoint import averaged_state, restore, trainable_state, training_state
 from training.nano.zigzag import write_zigzags
 
 KILLS = 10
@@ -80,46 +78,18 @@ def test_two_processes_train_what_one_does(data, tiny_folder, tmp_path):
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / run / "log.jsonl").read_text().splitlines()
+        ]
         for run in ("alone", "pair")
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def sharded(rank, folder):
-    """What each of two processes does with weights that FSDP spreads over them."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
-    optimizer, ema = torch.optim.AdamW(model.parameters(), lr=1e-2), Ema(model, 0.5)
-
-    def step():
-        optimizer.zero_grad()
-        model(torch.ones(2, 4)).pow(2).mean().backward()
-        optimizer.step()
-        ema.update(model)
-
-    step()
-    state = training_state(model, optimizer, ema, None)
-    assert bool(state["parameters"]) == (rank == 0)
-    step()
-    wanted = trainable_state(model), averaged_state(model, ema)
-    restore(state if rank == 0 else {"updates": 1}, model, optimizer, ema, None)
-    step()
-    found = trainable_state(model), averaged_state(model, ema)
-    for want, got in zip(wanted, found, strict=True):
-        assert want.keys() == got.keys() == (before.keys() if rank == 0 else set())
-        assert all(torch.equal(want[name], got[name]) for name in want)
-    torch.distributed.destroy_process_group()
-
-
 def test_weights_spread_over_processes_are_saved_whole_and_restored(tmp_path):
-    torch.multiprocessing.spawn(sharded, (str(tmp_path),), nprocs=2)
+    command = [sys.executable, str(Path(__file__).with_name("sharded_weights.py")), str(tmp_path)]
+    finish(*(start([*command, str(rank)]) for rank in range(2)))
 
 
 @pytest.mark.slow
