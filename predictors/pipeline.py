@@ -155,3 +155,11 @@ def _pipeline_class(task: Task) -> Any:
     import diffusers
 
     return getattr(diffusers, PIPELINES[task])
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
