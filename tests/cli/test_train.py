@@ -124,6 +124,7 @@ def test_a_bad_clip_is_named_before_anything_starts_or_left_out(train, data, tmp
         (["DATA", "OUT", "--precision", "fp16"], "fp16"),
         (["DATA", "OUT", "--eight-bit-optimizer"], "CUDA"),
         (["DATA", "OUT", "--to", "sat", "--targets", "to_q"], "SAT"),
+        (["DATA", "OUT", "--to", "sat", "--full"], "--full"),
         (["DATA", "OUT", "--warmup-steps", "9", "--steps", "3"], "warm-up"),
         (["DATA", "OUT", "--tracker", "nonsense"], "nonsense"),
         (["/nowhere", "OUT"], "/nowhere"),

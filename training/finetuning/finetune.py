@@ -143,6 +143,12 @@ def _check_settings(training: Training) -> None:
     """Refuse, before anything expensive, what would be refused when its turn comes."""
     settings = training.settings
     block_targets(settings.targets)
+    if training.to_sat and settings.full:
+        raise UserError(
+            "--to sat is asked for with --full.",
+            "Only a LoRA is written in SAT's layout by itself.",
+            "Leave one of the two out; `cogvideox convert` makes SAT's layout of a weights folder.",
+        )
     if training.to_sat:
         check_sat_targets(settings.targets)
     schedule_named(
