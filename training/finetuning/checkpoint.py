@@ -10,6 +10,9 @@ import torch
 
 from training.ema import Ema
 
+# The parts of a state that are large, and that only the first process needs to have.
+TENSORS = ("parameters", "averages", "optimizer")
+
 
 def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The trainable parameters by name, whole and on the CPU; empty but on the first process.
@@ -57,7 +60,7 @@ def restore(
     ema: Ema | None,
     scaler: Any,
 ) -> None:
-    """Go on from `training_state`; the first process's `state` counts, the others' may be empty."""
+    """Go on from `training_state`; of TENSORS those of the first process count."""
     from torch.distributed.checkpoint.state_dict import (
         set_model_state_dict,
         set_optimizer_state_dict,

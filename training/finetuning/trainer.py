@@ -13,7 +13,13 @@ import torch
 
 from training.ema import Ema
 from training.finetuning.batches import global_batch_of, shares
-from training.finetuning.checkpoint import averaged_state, restore, trainable_state, training_state
+from training.finetuning.checkpoint import (
+    TENSORS,
+    averaged_state,
+    restore,
+    trainable_state,
+    training_state,
+)
 from training.finetuning.encoded_clips import EncodedClips
 from training.finetuning.interruption import held_interruptions
 from training.finetuning.objective import Objective
@@ -96,10 +102,13 @@ class Trainer:
         from accelerate.utils import broadcast_object_list
 
         state = (run.load() or {}) if self._accelerator.is_main_process else {}
-        first, loss = broadcast_object_list([state.get("step", 0), state.get("loss", math.nan)])
-        if first:
+        # Tensors are spread by `restore`.
+        small = [{name: value for name, value in state.items() if name not in TENSORS}]
+        (small_of_main,) = broadcast_object_list(small)
+        state |= small_of_main
+        if state:
             restore(state, self._model, self._plain_optimizer, self._ema, self._accelerator.scaler)
-        return first, loss
+        return state.get("step", 0), state.get("loss", math.nan)
 
     def _steps(self, first: int) -> Any:
         if self._accelerator.is_main_process:

@@ -87,6 +87,28 @@ def test_two_processes_train_what_one_does(data, tiny_folder, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+def test_two_processes_stop_together_and_go_on_to_the_same_bits(data, tiny_folder, tmp_path):
+    options = ["--steps", "100", "--ema-decay", "0.9", "--cache", str(tmp_path / "cache")]
+
+    def both(out):
+        port, command = free_port(), command_for(data, out, tiny_folder, *options)
+        return start(command, 0, 2, port), start(command, 1, 2, port)
+
+    finish(*both(tmp_path / "whole"))
+    processes = both(tmp_path / "stopped")
+    log = tmp_path / "stopped" / "log.jsonl"
+    while not (log.is_file() and log.stat().st_size) and processes[0].poll() is None:
+        os.sched_yield()
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        process.communicate(timeout=100)
+        assert process.returncode == 130
+    assert len(log.read_text().splitlines()) < 100
+    finish(*both(tmp_path / "stopped"))
+    whole, stopped = (lora_of(tmp_path / run) for run in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
 def test_weights_spread_over_processes_are_saved_whole_and_restored(tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("sharded_weights.py")), str(tmp_path)]
     finish(*(start([*command, str(rank)]) for rank in range(2)))
