@@ -70,7 +70,7 @@ class Runner(BaseRunner):  # type: ignore[misc]  # cog has no types of its own
             le=20,
         ),
         dynamic_guidance: Optional[bool] = Input(
-            description="Let the guidance grow from 1 to the full scale over the steps. Leave blank for what the model's authors do: with the dpm scheduler, not with ddim.",  # noqa: E501
+            description="Vary the guidance from step to step, between 1 and guidance_scale + 1, as the model's authors do. Leave blank for their choice: with the dpm scheduler, not with ddim.",  # noqa: E501
             default=None,
         ),
         scheduler: str = Input(

@@ -103,9 +103,19 @@ def input_schema(document: dict[str, Any], mode: Mode = "predict") -> dict[str, 
 
 
 def input_properties(document: dict[str, Any], mode: Mode = "predict") -> dict[str, dict[str, Any]]:
-    """The JSON schema of every input, by name."""
+    """The JSON schema of every input, by name; where it has choices, with the type of these."""
     properties: dict[str, dict[str, Any]] = input_schema(document, mode)["properties"]
-    return properties
+    return {
+        name: _type_of_choices(document, schema) | schema for name, schema in properties.items()
+    }
+
+
+def _type_of_choices(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The type that the schema of an input says elsewhere: in the enumeration it refers to."""
+    for reference in (part["$ref"] for part in schema.get("allOf", []) if "$ref" in part):
+        enumeration = document["components"]["schemas"][reference.rpartition("/")[2]]
+        return {"type": enumeration["type"]} if "type" in enumeration else {}
+    return {}
 
 
 def _inputs(signature: inspect.Signature) -> tuple[dict[str, Any], dict[str, Any]]:

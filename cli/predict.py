@@ -41,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="its ending chooses the format (default: output.mp4)",
     )
     add_weights_argument(parser)
-    parser.add_argument("--url", help="use the server that runs there instead of starting one")
+    parser.add_argument(
+        "--url",
+        # Everything asked of the server is a path that is appended to it.
+        type=lambda url: url.rstrip("/"),
+        help="use the server that runs there instead of starting one",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -120,7 +125,7 @@ def _server_url(options: argparse.Namespace) -> Iterator[str]:
     from cli.server import running_server
 
     if options.url:
-        yield options.url.rstrip("/")
+        yield options.url
         return
     weights = chosen_weights(options.weights, options.task)
     with running_server(RUNNERS[options.task], weights=weights, on_line=tell) as server:

@@ -1,6 +1,7 @@
 """The HTTP side of a Cog server: health, schema, one prediction."""
 
 import base64
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from weights.errors import OperationError, UserError
 # A server frees its slot a moment after it has answered; for longer than this it is really busy.
 _BUSY_SECONDS = 600.0
 _RETRY_SECONDS = 0.2
+# Of an output that is no file.
+_SHOWN_CHARACTERS = 80
 
 # Cog says that it failed once or twice and the type of our errors before their message.
 _COGS_PREFIXES = re.compile(r"^((Prediction|Training) failed: )*((User|Operation)Error: )?")
@@ -132,12 +135,22 @@ def _post(url: str, endpoint: str, request: Mapping[str, Any]) -> requests.Respo
         time.sleep(_RETRY_SECONDS)
 
 
-def content(output: str) -> bytes:
-    """The bytes of an output: a data URI, or the URL of a server that uploads its files."""
+def content(output: Any) -> bytes:
+    """The bytes of an output: a data URI, or the URL of a server that uploads its files.
+
+    Raises:
+        OperationError: it is something else than one file, or it can't be fetched.
+    """
+    if not isinstance(output, str) or not output.startswith(("data:", "http://", "https://")):
+        raise OperationError(
+            f"The server's output is no file but {_described(output)}.",
+            "What `cogvideox` writes is one file, which comes as a data URI or an http(s) URL.",
+            "Ask this server with curl instead, which shows whatever it answers.",
+        )
     if output.startswith("data:"):
         return base64.b64decode(output.partition(",")[2])
     try:
-        response = requests.get(output, timeout=(10, 600))
+        response = session(output).get(output, timeout=(10, 600))
         response.raise_for_status()
     except requests.RequestException as error:
         raise OperationError(
@@ -146,3 +159,10 @@ def content(output: str) -> bytes:
             "Start the server without --upload-url to get the file itself.",
         ) from None
     return response.content
+
+
+def _described(output: Any) -> str:
+    """What came as an output, without the whole of a file that may be in it."""
+    text = json.dumps(output, ensure_ascii=False)
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return f"a list of {len(output)}: {shown}" if isinstance(output, list) else shown

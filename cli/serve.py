@@ -5,10 +5,13 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cli.runners import RUNNERS, TRAINER
 from weights.variants import Task
+
+if TYPE_CHECKING:
+    from cli.server import Server
 
 EXAMPLES = """examples:
   cogvideox serve t2v
@@ -20,6 +23,8 @@ EXAMPLES = """examples:
   curl http://127.0.0.1:5003/trainings -H 'Content-Type: application/json' \\
       -d '{"input": {"videos": "https://example.com/videos.zip", "steps": 500}}'
 """
+# As docs/deploy.md gives Docker and Kubernetes.
+GRACE_SECONDS = 600.0
 # The models that ship with the project: they need no download and no GPU.
 DEFAULT_WEIGHTS: dict[Task, str] = {"t2v": "nano", "i2v": "nano-i2v"}
 
@@ -39,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_argument(parser)
     parser.add_argument(
         "--train", action="store_true", help="train LoRAs for the weights instead of predicting"
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=GRACE_SECONDS,
+        metavar="S",
+        help="how long SIGTERM lets what runs be finished; a second one ends it "
+        f"(default: {GRACE_SECONDS:g})",
     )
 
 
@@ -72,6 +85,18 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
+def _serve(server: "Server", grace_seconds: float) -> int:
+    """The exit code of a server that ends by itself; SIGTERM has it finish what runs first."""
+    try:
+        # Said in here: whoever reads it may order something, and then send SIGTERM, at once.
+        tell(f"Ready at {server.url} (Ctrl-C ends it).")
+        return server.wait()
+    except SystemExit:
+        tell("Ending when what runs is finished (a second signal ends it at once).")
+        server.drain(grace_seconds)
+        raise
+
+
 def run(options: argparse.Namespace) -> int:
     from cli.server import running_server
 
@@ -83,8 +108,7 @@ def run(options: argparse.Namespace) -> int:
         with running_server(
             runner, trainer=trainer, weights=weights, port=options.port, on_line=tell
         ) as server:
-            tell(f"Ready at {server.url} (Ctrl-C ends it).")
-            code = server.wait()
+            code = _serve(server, options.grace_seconds)
             tell(f"The server ended by itself with exit code {code}.")
             return 1
     except KeyboardInterrupt:

@@ -50,6 +50,14 @@ class Server:
             time.sleep(_POLL_SECONDS)
         return code
 
+    def drain(self, seconds: float) -> None:
+        """Let the server finish what runs and end by itself, for as long as this at most."""
+        # Only the server itself: its worker would break off at once.
+        self.process.terminate()
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
 
 @contextmanager
 def running_server(
@@ -202,8 +210,8 @@ def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
 
 def _remove_leftovers(log: ServerLog) -> None:
     for name in log.prediction_ids:
-        # A caller of PUT chooses the id: it must not lead elsewhere.
-        if Path(name).name == name:
+        # A caller of PUT chooses the id: it must not lead elsewhere, nor to the folder of all.
+        if Path(name).name == name and name not in ("", ".."):
             shutil.rmtree(_COGLET_LEFTOVERS / name, ignore_errors=True)
 
 

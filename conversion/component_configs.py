@@ -4,8 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from conversion.vae_rules import VaeArchitecture
-from weights.variants import HEAD_DIM, LATENT_CHANNELS, TEMPORAL_COMPRESSION, Variant
-from weights.variants import PIPELINES as PIPELINES  # training takes it from here
+from weights.variants import HEAD_DIM, LATENT_CHANNELS, PIPELINES, TEMPORAL_COMPRESSION, Variant
 
 Config = dict[str, Any]
 

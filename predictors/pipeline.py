@@ -159,7 +159,3 @@ def _pipeline_class(task: Task) -> Any:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -94,7 +94,8 @@ def validate(
         height=frame_height,
         num_inference_steps=whole_number("num_inference_steps", num_inference_steps, 1, MAX_STEPS),
         guidance_scale=number("guidance_scale", guidance_scale, MIN_GUIDANCE, MAX_GUIDANCE),
-        # Upstream samples with guidance that grows over the steps, with this scheduler only.
+        # Upstream varies the guidance from step to step (see denoising.py), with this scheduler
+        # only.
         dynamic_guidance=chosen_scheduler == "dpm"
         if dynamic_guidance is None
         else dynamic_guidance,

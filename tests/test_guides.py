@@ -24,6 +24,7 @@ from cli.runners import ROOT
 from cli.server import free_port
 from predictors.speed import computed_steps
 from predictors.video import read_video
+from weights.variants import VARIANTS
 
 API, DEPLOY = ROOT / "docs" / "api.md", ROOT / "docs" / "deploy.md"
 BIN = Path(sys.executable).parent
@@ -204,6 +205,19 @@ def test_a_config_of_ones_own_is_made_by_the_command(tmp_path):
         assert config["run"] == "predict_t2v.py:Runner"
         (setting,) = config["environment"]
         assert re.fullmatch(r"COGVIDEOX_WEIGHTS=/src/(weights/locks/)?mine(\.lock\.json)?", setting)
+
+
+@pytest.mark.parametrize("name", ["cogvideox-2b", "cogvideox1.5-5b", "cogvideox1.5-5b-i2v"])
+def test_the_config_of_a_released_model_is_made_by_the_command(name, tmp_path):
+    task = VARIANTS[name].task
+    for config in ("cog.yaml", "cog-i2v.yaml"):
+        (tmp_path / config).write_bytes((ROOT / config).read_bytes())
+    (making,) = [line for line in commands(DEPLOY) if f"COGVIDEOX_WEIGHTS={name}\\n" in line]
+    subprocess.run(["bash", "-c", making], cwd=tmp_path, check=True)
+    config = yaml.safe_load((tmp_path / making.split()[-1]).read_text())
+    assert config["run"] == f"predict_{task}.py:Runner"
+    assert config["environment"] == [f"COGVIDEOX_WEIGHTS={name}"]
+    assert f"cp checkpoints/{name}.lock.json weights/locks/" in commands(DEPLOY)
 
 
 def test_every_setting_is_in_the_table():

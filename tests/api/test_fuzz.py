@@ -28,7 +28,12 @@ from cli.runners import RUNNERS
 # Answers must not show the inside of the container.
 INTERNALS = re.compile(r"Traceback|site-packages|\.py\b|File \"|/tmp/|/work/|0x[0-9a-f]{6}|<class ")
 # What a failed prediction says is ours: what was given, what is expected and what to do.
-OURS = re.compile(r"(UserError|OperationError): .+[.:].+\.", re.DOTALL)
+OURS = re.compile(
+    r"(UserError|OperationError|Input validation error): .+[.:].+\."
+    # The server's own words, of an id that can't be the name of a folder.
+    r"|^Failed to create output dir: ",
+    re.DOTALL,
+)
 MOST_STEPS = 3
 
 

@@ -24,6 +24,27 @@ class Runner(BaseRunner):
 """
 
 
+CHOICES = """
+from cog import BaseRunner, Input
+class Runner(BaseRunner):
+    def run(
+        self,
+        mode: str = Input(default="fast", choices=["fast", "good"]),
+        count: int = Input(default=1, choices=[1, 2], description="How many."),
+    ) -> str: ...
+"""
+
+
+def test_an_input_with_choices_has_their_type(tmp_path):
+    """The document says it elsewhere than the rest of the input."""
+    (tmp_path / "runner.py").write_text(CHOICES)
+    properties = input_properties(openapi_document(RunnerFile(tmp_path / "runner.py")))
+    assert properties["mode"]["type"] == "string"
+    assert properties["count"]["type"] == "integer"
+    assert properties["count"]["description"] == "How many."
+    assert "description" not in properties["mode"]
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_the_snapshot_is_of_today(endpoint, capsys):
     assert main(["schema", endpoint]) == 0

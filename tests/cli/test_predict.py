@@ -1,6 +1,7 @@
 """`cogvideox predict`: inputs typed by the schema, one file written whole, one line said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,11 @@ def test_the_file_is_written_and_one_line_is_said(server, tmp_path, capsys):
     frames, _ = read_video(tmp_path / "out.mp4")
     assert frames.shape == (9, 64, 64, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_an_address_may_end_in_a_slash(server, tmp_path):
+    slashed = replace(server, url=f"{server.url}/")
+    assert main(arguments(slashed, tmp_path / "out.gif", "-i", "seed=1")) == 0
 
 
 def test_json_is_one_document(server, tmp_path, capsys):

@@ -1,9 +1,12 @@
 """What the client makes of a server that is not there or answers nonsense."""
 
+from contextlib import closing
+
 import pytest
 
-from cli.prediction_client import health, openapi, predict
+from cli.prediction_client import content, health, openapi, predict
 from cli.server import free_port
+from tests.weights.fetching.faulty_server import FaultyServer
 from weights.errors import OperationError
 
 
@@ -27,3 +30,28 @@ def test_a_proxy_is_not_asked_for_this_machine(server, nobody, monkeypatch):
     monkeypatch.setenv("http_proxy", nobody)
     monkeypatch.delenv("no_proxy", raising=False)
     assert health(server.url).status in ("READY", "BUSY")
+
+
+@pytest.mark.parametrize(
+    ("output", "described"),
+    [
+        (["data:a/b;base64,AAAA", "data:a/b;base64,BBBB"], 'a list of 2: ["data:a/b;base64,AAAA"'),
+        ({"text": "é"}, '{"text": "é"}'),
+        (None, "null"),
+        (4, "4"),
+        ("some text", '"some text"'),
+        ("x" * 1000, '"' + "x" * 79 + "…"),
+    ],
+)
+def test_what_is_not_one_file_is_named(output, described):
+    with pytest.raises(OperationError) as caught:
+        content(output)
+    assert f"The server's output is no file but {described}" in str(caught.value)
+
+
+def test_an_output_on_this_machine_is_fetched_past_proxies(nobody, monkeypatch):
+    monkeypatch.setenv("http_proxy", nobody)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with closing(FaultyServer()) as web:
+        web.serve("/out.mp4", b"a video")
+        assert content(f"{web.url}/out.mp4") == b"a video"

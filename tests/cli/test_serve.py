@@ -3,16 +3,19 @@
 import argparse
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cli import serve
+from cli import prediction_client, serve
 from cli.runners import ROOT, RUNNERS, TRAINER
+from weights.errors import OperationError
 
 COMMAND = [sys.executable, "-c", "from cli.main import entry_point; entry_point()"]
 
@@ -29,39 +32,131 @@ def processes_marked(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found through /proc")
-@pytest.mark.parametrize("moment", ["Loading nano", "Ready at"], ids=["in setup", "when ready"])
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
-)
-def test_no_process_is_left(tiny_folder, moment, number, code):
+@contextlib.contextmanager
+def serving(*arguments, command=COMMAND):
+    """`cogvideox serve`, and the mark of its processes; what a failure leaves of them is killed."""
     mark = f"cogvideox-test-{uuid.uuid4().hex}"
-    serving = subprocess.Popen(
-        [*COMMAND, "serve", "t2v", "--weights", tiny_folder],
+    process = subprocess.Popen(
+        [*command, "serve", "t2v", *arguments],
         cwd=ROOT,
         env=os.environ | {"COGVIDEOX_TEST_MARK": mark},
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        with serving.stderr as lines:
-            said = ""
-            while moment not in said:
-                line = lines.readline()
-                assert line, said
-                said += line
-            assert len(processes_marked(mark)) >= 3  # The command, the server and its worker.
-            serving.send_signal(number)
-            ended = serving.wait(timeout=60)
-            assert ended == code, said + lines.read()
-        assert processes_marked(mark) == []
+        with process.stderr:
+            yield process, mark
     finally:
         # Whatever a failure leaves must not disturb other tests, nor wait for itself here.
-        serving.kill()
+        process.kill()
         for left in processes_marked(mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(left, signal.SIGKILL)
-        serving.wait()
+        process.wait()
+
+
+def read_until(moment, process):
+    """What it says on stderr up to the line that holds `moment`."""
+    said = ""
+    while moment not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+through_proc = pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="processes are found through /proc"
+)
+
+
+@through_proc
+@pytest.mark.parametrize("moment", ["Loading nano", "Ready at"], ids=["in setup", "when ready"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_no_process_is_left(tiny_folder, moment, number, code):
+    with serving("--weights", tiny_folder) as (process, mark):
+        said = read_until(moment, process)
+        assert len(processes_marked(mark)) >= 3  # The command, the server and its worker.
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code, said + process.stderr.read()
+        assert processes_marked(mark) == []
+
+
+STAND_IN = """
+import time
+from pathlib import Path
+from cog import BaseRunner
+class Runner(BaseRunner):
+    def run(self, finish: str) -> str:
+        print("It runs.", flush=True)
+        while not Path(finish).exists():
+            time.sleep(0.01)
+        return "finished"
+"""
+
+
+@pytest.fixture
+def predicting(tmp_path):
+    """`cogvideox serve` in the midst of a prediction: it, its processes' mark, the answer to be."""
+
+    @contextlib.contextmanager
+    def started(*arguments):
+        runner = tmp_path / "runner.py"
+        runner.write_text(STAND_IN)
+        replace = (
+            "import pathlib; from cli import runners; "
+            f"runners.RUNNERS['t2v'] = runners.RunnerFile(pathlib.Path({str(runner)!r})); "
+        )
+        command = [*COMMAND[:2], replace + COMMAND[2]]
+        inputs = {"input": {"finish": str(tmp_path / "finish")}}
+        with (
+            ThreadPoolExecutor() as client,
+            serving("--weights", "none", *arguments, command=command) as (process, mark),
+        ):
+            url = re.search(r"Ready at (\S+)", read_until("Ready at", process))[1]
+            answer = client.submit(prediction_client.answer, url, "prediction", inputs)
+            read_until("It runs.", process)
+            yield process, mark, answer
+
+    return started
+
+
+@through_proc
+def test_sigterm_lets_what_runs_be_finished(predicting, tmp_path):
+    with predicting() as (process, mark, answer):
+        process.terminate()
+        read_until("Ending when what runs is finished", process)
+        (tmp_path / "finish").touch()
+        assert answer.result(timeout=60)["output"] == "finished"
+        assert process.wait(timeout=60) == 143
+        assert processes_marked(mark) == []
+
+
+@through_proc
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_second_signal_waits_for_nothing(predicting, number, code):
+    with predicting() as (process, mark, answer):
+        process.terminate()
+        read_until("Ending when what runs is finished", process)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        assert processes_marked(mark) == []
+        with pytest.raises(OperationError):
+            answer.result(timeout=60)
+
+
+@through_proc
+def test_sigterm_waits_no_longer_than_the_grace(predicting):
+    with predicting("--grace-seconds", "0.1") as (process, mark, answer):
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+        assert processes_marked(mark) == []
+        with pytest.raises(OperationError):
+            answer.result(timeout=60)
 
 
 def stub_nano(monkeypatch):

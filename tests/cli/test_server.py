@@ -5,6 +5,7 @@ import signal
 import socket
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,18 @@ def runner(tmp_path):
         return RunnerFile(tmp_path / "runner.py")
 
     return write
+
+
+@pytest.mark.parametrize("chosen", ["", ".", "..", "../other", "/tmp", "a/b"])
+def test_the_id_of_a_prediction_leads_to_nothing_else(chosen, tmp_path, monkeypatch):
+    leftovers = tmp_path / "coglet" / "predictions"
+    others = [leftovers / "running", leftovers / "a" / "b", tmp_path / "coglet" / "other"]
+    for folder in [*others, leftovers / "ended"]:
+        folder.mkdir(parents=True)
+    monkeypatch.setattr("cli.server._COGLET_LEFTOVERS", leftovers)
+    cli.server._remove_leftovers(SimpleNamespace(prediction_ids={chosen, "ended"}))
+    assert all(folder.is_dir() for folder in others)
+    assert not (leftovers / "ended").exists()
 
 
 def group_exists(group):

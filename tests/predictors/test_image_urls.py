@@ -43,6 +43,11 @@ class Runner(BaseRunner):
         return image
 '''
 REFUSAL = "A URL in the request leads to an address that is not on the public internet."
+# A LoRA does not come over http:// from anywhere but what is listed.
+LORA_REFUSALS = {
+    "http": "A http:// URL leads outside of the networks that the operator lists.",
+    "https": REFUSAL,
+}
 LINK_LOCAL_AND_PRIVATE = [
     "169.254.169.254",
     "10.0.0.1",
@@ -54,7 +59,6 @@ LINK_LOCAL_AND_PRIVATE = [
     "[fe80::1]",
     "[64:ff9b::7f00:1]",
     "[2002:7f00:1::]",
-    "rebinding.test",
 ]
 
 
@@ -100,10 +104,9 @@ def web():
         yield server
 
 
-def predicted(server: str, image: str) -> dict:
+def predicted(server: str, **inputs: object) -> dict:
     def asked() -> requests.Response:
-        inputs = {"input": {"image": image}}
-        return requests.post(f"{server}/predictions", json=inputs, timeout=60)
+        return requests.post(f"{server}/predictions", json={"input": inputs}, timeout=60)
 
     # A server that is just freeing its slot says that it is busy.
     while (answer := asked()).status_code == requests.codes.conflict:
@@ -113,7 +116,7 @@ def predicted(server: str, image: str) -> dict:
 
 
 def refused(server: str, image: str, refusal: str = REFUSAL) -> None:
-    document = predicted(server, image)
+    document = predicted(server, image=image)
     assert document["status"] == "failed"
     assert document["error"].startswith(f"Input validation error: {refusal}")
     assert "SECRET" not in document["error"]
@@ -121,10 +124,22 @@ def refused(server: str, image: str, refusal: str = REFUSAL) -> None:
     assert health(server).status in ("READY", "BUSY")
 
 
-@pytest.mark.parametrize("host", LOOPBACK_HOSTS + LINK_LOCAL_AND_PRIVATE)
+@pytest.mark.parametrize("host", [*LOOPBACK_HOSTS, *LINK_LOCAL_AND_PRIVATE, "rebinding.test"])
 def test_an_image_is_not_fetched_from_here(strict, target, host):
     refused(strict, f"http://{host}:{target.port}/image.png?sig=SECRET")
     refused(strict, f"https://{host}:{target.port}/image.png?sig=SECRET")
+    assert not target.was_reached()
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK_HOSTS, *LINK_LOCAL_AND_PRIVATE])
+def test_a_lora_is_not_fetched_from_here(server, target, host):
+    """By the real runner, which fetches LoRAs itself."""
+    for scheme, refusal in LORA_REFUSALS.items():
+        lora = f"{scheme}://{host}:{target.port}/lora.safetensors?sig=SECRET"
+        document = predicted(server.url, prompt="a", num_inference_steps=1, lora=lora)
+        assert document["status"] == "failed"
+        assert refusal in document["error"]
+        assert "SECRET" not in document["error"]
     assert not target.was_reached()
 
 
@@ -144,11 +159,11 @@ def test_what_is_no_address_of_a_picture_is_said(strict, url, refusal):
 
 
 def test_what_needs_no_network_goes_on(strict):
-    assert predicted(strict, "data:text/plain;base64,YWJj")["status"] == "succeeded"
+    assert predicted(strict, image="data:text/plain;base64,YWJj")["status"] == "succeeded"
 
 
 def test_an_image_of_a_listed_network_is_fetched(listing, web):
-    document = predicted(listing, f"{web.url}/image.png")
+    document = predicted(listing, image=f"{web.url}/image.png")
     assert document["status"] == "succeeded"
     assert len(web.asked("/image.png")) == 1
 
@@ -165,6 +180,6 @@ def test_no_proxy_is_asked(start, target, web):
     # We ask the server itself without it.
     variables = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1"}
     server = start(**variables, **{VARIABLE: "127.0.0.1"})
-    assert predicted(server, f"{web.url}/image.png")["status"] == "succeeded"
-    assert predicted(server, "http://images.invalid/image.png")["status"] == "failed"
+    assert predicted(server, image=f"{web.url}/image.png")["status"] == "succeeded"
+    assert predicted(server, image="http://images.invalid/image.png")["status"] == "failed"
     assert not target.was_reached()

@@ -50,7 +50,7 @@ found = trainable_state(model), averaged_state(model, ema)
 for want, got in zip(wanted, found, strict=True):
     assert {name: tensor.shape for name, tensor in got.items()} == (shapes if rank == 0 else {})
     assert all(torch.equal(want[name], got[name]) for name in want)
-# Whoever ends first must not take the connection from the other; and now and then torch aborts where
-# it ends gloo's threads in order, when all is said and done.
+# Whoever ends first must not take the connection from the other; and now and then torch aborts
+# where it ends the threads of gloo in order, when all is done.
 torch.distributed.barrier()
 os._exit(0)
