@@ -19,6 +19,6 @@ def test_hostile_images_harm_nothing(i2v_server):
     for data in chosen:
         image = "data:image/png;base64," + base64.b64encode(data).decode()
         inputs = {"image": image, "prompt": "it moves", "num_inference_steps": 1}
-        check_answer(post(i2v_server.url, {"input": inputs}), counts)
+        check_answer(post(i2v_server.url, {"input": inputs}), {"input": inputs}, counts)
     assert counts.keys() == {"succeeded", "failed"}
     assert health(i2v_server.url).status in ("READY", "BUSY")
