@@ -28,6 +28,7 @@ from training.finetuning.settings import FinetuneSettings
 from training.lr_schedules import schedule_named
 from training.progress import Steps
 from training.run_folder import RunFolder
+from weights.errors import OperationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Trainer:
             validate: called with the transformer and the number of steps done, on all processes.
 
         Raises:
+            OperationError: the loss is no number any more.
             KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of then is saved.
         """
         settings = self._settings
@@ -84,6 +86,7 @@ class Trainer:
                 loss = self._step(step)
                 done = step + 1
                 self._log(run, done, loss)
+                _require_finite(loss, done)
                 stop = self._any_process(interruption.asked)
                 if done % settings.save_every == 0 or done == settings.steps or stop:
                     self._save(run, done, loss)
@@ -178,3 +181,12 @@ class Trainer:
     @property
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         return getattr(self._optimizer, "optimizer", self._optimizer)
+
+
+def _require_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise OperationError(
+            f"The loss of step {step} is {loss}.",
+            "A finite number is expected: from here on the weights would be spoiled.",
+            "Train again, in another folder, with a lower --learning-rate or with --precision bf16.",
+        )

@@ -16,7 +16,7 @@ from training.finetuning import trainer
 from training.finetuning.dataset_rules import clip_rules
 from training.finetuning.finetune import Training, finetune
 from training.finetuning.settings import FinetuneSettings
-from weights.errors import UserError
+from weights.errors import OperationError, UserError
 from weights.folder import check_weights_folder
 
 SETTINGS = {"steps": 4, "batch": 2, "rank": 4, "save_every": 2, "learning_rate": 1e-3}
@@ -164,6 +164,14 @@ def test_image_to_video_is_trained_on_first_frames(training, tiny_i2v_folder):
     result = finetune(asked)
     read_adapter(result, asked.base.variant)
     assert (asked.out / "validation" / "step-000004" / "2.mp4").is_file()
+
+
+def test_a_loss_that_is_no_number_ends_the_training(training, monkeypatch):
+    asked = training()
+    monkeypatch.setattr(trainer.Trainer, "_step", lambda self, step: float("nan"))
+    with pytest.raises(OperationError, match="loss of step 1 is nan"):
+        finetune(asked)
+    assert not (asked.out / "state.pt").exists()
 
 
 def test_a_finished_training_and_another_one_are_refused(training):
