@@ -188,5 +188,5 @@ def _require_finite(loss: float, step: int) -> None:
         raise OperationError(
             f"The loss of step {step} is {loss}.",
             "A finite number is expected: from here on the weights would be spoiled.",
-            "Train again, in another folder, with a lower --learning-rate or with --precision bf16.",
+            "Train again in another folder, with a lower --learning-rate or --precision bf16.",
         )
