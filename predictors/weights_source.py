@@ -94,7 +94,7 @@ def _lock_of(name: str) -> Path:
 
 
 def _used(lock_path: Path) -> Use:
-    show_log()
+    show_log(own_stderr=True)
     lock = read_lock(lock_path)
     cache = cache_from_environment(INSTALLED)
     return use_install(cache, lock, progress=_line_per_gigabyte(lock.name))
