@@ -19,11 +19,16 @@ class _Lines(logging.Handler):
 def show_log(*, own_stderr: bool = False) -> None:
     """Print what `weights` logs, information included: which engine fetches, and why.
 
+    Called again it only takes the new setting.
+
     Args:
         own_stderr: print past whatever stands in for `sys.stderr`: during a prediction that is the
             log that Cog sends its user.
     """
     log = logging.getLogger("weights")
     log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Lines) for handler in log.handlers):
+    shown = [handler for handler in log.handlers if isinstance(handler, _Lines)]
+    for handler in shown:
+        handler.own_stderr = own_stderr
+    if not shown:
         log.addHandler(_Lines(own_stderr=own_stderr))

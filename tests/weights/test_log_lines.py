@@ -29,6 +29,7 @@ def test_lines_go_past_what_cog_puts_into_the_log_of_a_prediction(log, monkeypat
 
 
 def test_a_command_prints_them_on_stderr(log, capsys):
+    show_log(own_stderr=True)
     show_log()
     log.info("Removed %s from the cache.", "lora-a")
     assert capsys.readouterr() == ("", "Removed lora-a from the cache.\n")
