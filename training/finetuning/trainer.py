@@ -67,6 +67,7 @@ class Trainer:
             options=settings.lr_options,
         )
         self._per_process = settings.batch * settings.accumulate
+        self._frames = [clips.frames(number) for number in range(len(clips))]
 
     def train(self, run: RunFolder, validate: Callable[[Any, int], None] | None) -> Trained:
         """Do the steps that are left to do.
@@ -124,7 +125,7 @@ class Trainer:
         set_learning_rate(self._optimizer, settings.learning_rate * self._rate(step))
         batch = global_batch_of(
             step,
-            [self._clips.frames(n) for n in range(len(self._clips))],
+            self._frames,
             self._per_process * accelerator.num_processes,
             settings.seed,
         )
