@@ -18,12 +18,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt requirements-sign.txt pyproject.toml Makefile
+$(VENV)/.installed: requirements.txt requirements-dev.txt requirements-sample.txt requirements-sign.txt pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %s. Try: make setup PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	sed 's/^torch==.*/torch==$(LAPTOP_TORCH)/' requirements.txt > $(VENV)/requirements.txt
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		-r $(VENV)/requirements.txt -r requirements-dev.txt -r requirements-sign.txt
+		-r $(VENV)/requirements.txt -r requirements-dev.txt -r requirements-sample.txt \
+		-r requirements-sign.txt
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 

@@ -15,6 +15,7 @@ OURS = {
     "predict_i2v",
     "predict_t2v",
     "predictors",
+    "sampling",
     "train",
     "training",
     "weights",
@@ -28,9 +29,21 @@ ALLOWED = {
     "train.py": {"training"},
     "bench": {"bench", "predictors", "weights"},
     "training": {"training", "conversion", "predictors", "weights"},
+    "sampling": {"sampling", "conversion", "predictors", "weights"},
     "cli": OURS,
 }
-HEAVY = {"av", "cog", "diffusers", "numpy", "obstore", "requests", "torch", "transformers"}
+HEAVY = {
+    "av",
+    "cog",
+    "diffusers",
+    "numpy",
+    "obstore",
+    "pyarrow",
+    "ray",
+    "requests",
+    "torch",
+    "transformers",
+}
 SAYS_NOTHING = {"util", "utils", "helper", "helpers", "misc", "common", "manager", "managers"}
 
 
