@@ -1,4 +1,4 @@
-"""A new word by HTTP alone: clips are posted as a zip, and their LoRA serves a predictor's requests."""
+"""A new word by HTTP alone: clips are posted as a zip, and their LoRA serves requests."""
 
 import io
 import threading
