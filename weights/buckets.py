@@ -96,13 +96,13 @@ _CAUSES = (
     _Cause(
         r"status code: 403",
         "access is denied: the credentials are wrong or may not do this",
-        "Check them. Push needs to list the bucket, and to read, write and delete objects.",
+        "Check them. They must allow to list the bucket, and to read, write and delete objects.",
         OperationError,
     ),
     _Cause(
         r"performing PUT .*status code: 501",
         "the server can't create an object only where none is",
-        "Check that nothing is there, and push with --replace.",
+        "Use a server that can. To push where nothing is there yet, --replace helps.",
         OperationError,
     ),
     _Cause(
