@@ -2,6 +2,8 @@
 
 Needs no GPU: weights are counted from the headers of a weights folder, or from the numbers of the
 variants table. Peaks are estimates, in GB of 10⁹ bytes: see predictors/memory_estimate.py.
+
+With --parallel: the ways to make one video on so many GPUs at once.
 """
 
 import argparse
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.generated_table import with_table
+from cli.parallel_plan import parallel_plan
 from predictors.memory import MARGIN, MemoryPolicy, compute_dtype, memory_policy, usable_memory
 from predictors.memory_estimate import (
     PLACEMENTS,
@@ -32,6 +35,7 @@ EXAMPLES = """examples:
   cogvideox plan cogvideox1.5-5b --frames 81 --gpu-memory 24 --json
   cogvideox plan --weights checkpoints/cogvideox-5b
   cogvideox plan --training
+  cogvideox plan cogvideox-5b --parallel 4
 """
 
 
@@ -56,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--update", type=Path, metavar="FILE", help="with --training: rewrite the table in FILE"
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        metavar="N",
+        help="how N GPUs can share one video instead (`cogvideox sample --parallel N`)",
     )
 
 
@@ -201,6 +211,10 @@ def _training(update: Path | None) -> int:
 def run(options: argparse.Namespace) -> int:
     if options.training:
         return _training(options.update)
+    if options.parallel is not None:
+        videos = [(variant, _video(options, variant)) for variant, _ in _models(options)]
+        print(parallel_plan(videos, options.parallel, as_json=options.json))
+        return 0
     available = _available(options)
     plans = [_plan(v, sizes, _video(options, v), available) for v, sizes in _models(options)]
     if options.json:
