@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from training.setting_ranges import POSITIVE, Range
+from conversion.number_ranges import POSITIVE, Range
 from weights.errors import UserError
 
 Key = tuple[str, ...]
@@ -54,7 +54,7 @@ class Entry:
             UserError: the value is none.
         """
         low, high = within
-        value = _as_float(self.value)
+        value = as_number(self.value)
         if value is None or not (low <= value <= high and value < math.inf):
             raise self.refused(f"A number {_bounds(within)} is expected.")
         return value
@@ -69,6 +69,16 @@ class Entry:
         if value % 1:
             raise self.refused("A whole number is expected.")
         return int(value)
+
+    def text(self) -> str:
+        """A text that is not blank.
+
+        Raises:
+            UserError: the value is none.
+        """
+        if not isinstance(self.value, str) or not self.value.strip():
+            raise self.refused("A text is expected.")
+        return self.value
 
     def flag(self) -> bool:
         """True or false.
@@ -102,10 +112,11 @@ class Reading:
         Raises:
             UserError: a file can't be read, or is not a mapping in YAML.
         """
+        self.files = tuple(files)
         self.entries = _merged(files)
         self.mapped: set[Key] = set()
         self.decided: dict[Key, str] = {}
-        """Of keys that another one overrules, the other's name."""
+        """Of keys that something else overrules, a sentence about that."""
 
     def has(self, name: str) -> bool:
         """Whether there is a key `name`, or one below it."""
@@ -127,8 +138,12 @@ class Reading:
             if entry.value == first.value:
                 self.mapped.add(entry.key)
             else:
-                self.decided[entry.key] = first.name
+                self.set_aside(entry, f"{first.name} decides, as in SAT.")
         return first
+
+    def set_aside(self, entry: Entry, reason: str) -> None:
+        """Say in a sentence why `entry` has no part in anything."""
+        self.decided[entry.key] = reason
 
 
 def dotted(key: Key) -> str:
@@ -206,7 +221,8 @@ def _bounds(within: Range) -> str:
     return f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
 
 
-def _as_float(value: object) -> float | None:
+def as_number(value: object) -> float | None:
+    """A value of YAML as the number that SAT takes it for, None if it is none."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -220,7 +236,6 @@ def _as_float(value: object) -> float | None:
 def _unreadable(file: Path, found: str) -> UserError:
     return UserError(
         f"{file} {found}.",
-        "A YAML file of SAT's fine-tuning is expected, with a section args, data, deepspeed or "
-        "model.",
-        "Correct the file, or check the path given as --sat-config.",
+        "A YAML file of SAT is expected, with a section args, data, deepspeed or model.",
+        "Correct the file, or check the path that was given.",
     )

@@ -1,17 +1,11 @@
 """Ranges of settings: what has the right type may still make no sense."""
 
 import math
-import sys
 from operator import attrgetter
 
+from conversion.number_ranges import POSITIVE, Range
 from weights.errors import UserError
 
-Range = tuple[float, float]
-
-COUNT: Range = (1, math.inf)
-NOT_NEGATIVE: Range = (0, math.inf)
-POSITIVE: Range = (sys.float_info.min, math.inf)
-SHARE: Range = (0, 1)
 # numpy takes no negative seed, torch none beyond 64 bits after recipes multiply it.
 SEED: Range = (0, 2**32 - 1)
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.finetuning.sat_unmapped import Unmapped, unmapped_keys
-from training.finetuning.sat_yaml import Entry, Reading
+from conversion.number_ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Range
+from conversion.sat_unmapped import Unmapped, unmapped_keys
+from conversion.sat_yaml import Entry, Reading
+from training.finetuning.sat_reasons import REASONS
 from training.finetuning.settings import FinetuneSettings
-from training.setting_ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range
+from training.setting_ranges import SEED
 from weights.errors import UserError
 from weights.variants import Variant
 
@@ -95,8 +97,12 @@ _FIELDS: dict[str, tuple[_Reader, tuple[str, ...]]] = {
 }
 
 
-def read_sat_settings(files: Sequence[Path]) -> SatSettings:
+def read_sat_settings(files: Sequence[Path], steps: int | None = None) -> SatSettings:
     """Read SAT's files for a fine-tuning; where they differ the later ones count.
+
+    Args:
+        steps: those of the training, where they are not to be the files': what is a share of the
+            steps there, as the warm-up is, is that share of these.
 
     Raises:
         UserError: a file can't be read, or a value is not what SAT takes.
@@ -107,7 +113,7 @@ def read_sat_settings(files: Sequence[Path]) -> SatSettings:
         if entry := reading.take(*names):
             settings[field] = read(entry)
     settings |= _kind(reading) | _precision(reading) | _caption_dropout(reading)
-    settings |= _schedule(reading, settings.get("steps", FinetuneSettings().steps))
+    settings |= _schedule(reading, steps or settings.get("steps", FinetuneSettings().steps))
     size = reading.take("data.params.video_size")
     frames = reading.take("data.params.max_num_frames")
     fps = reading.take("data.params.fps")
@@ -120,7 +126,7 @@ def read_sat_settings(files: Sequence[Path]) -> SatSettings:
         size=_size(size) if size else None,
         frames=frames.whole_number(COUNT) if frames else None,
         fps=fps.whole_number(COUNT) if fps else None,
-        unmapped=unmapped_keys(reading.entries, reading.mapped, reading.decided),
+        unmapped=unmapped_keys(reading, REASONS),
     )
 
 

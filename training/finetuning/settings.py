@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from training.setting_ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, check_ranges
+from conversion.number_ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
+from training.setting_ranges import SEED, check_ranges
 
 DroppedCaption = Literal["empty", "zeros"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -75,6 +76,8 @@ class FinetuneSettings:
     """What the transformer computes in; auto: the variant's own dtype, float32 on a CPU."""
     checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
+    vae_tiling: bool = False
+    """Encode clips in tiles, to somewhat other latents: see training.finetuning.encoders."""
 
     save_every: int = 500
     validate_every: int = 0

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from conversion.number_ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
 from training.noise_schedule import TIMESTEPS
-from training.setting_ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, check_ranges
+from training.setting_ranges import SEED, check_ranges
 
 _RANGES = {
     "seed": SEED,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from conversion.number_ranges import COUNT, NOT_NEGATIVE, POSITIVE
 from training.devices import device_named, on_cpu
 from training.lr_schedules import warmup_cosine
 from training.nano.latent_moments import normalise_latents
@@ -22,14 +23,7 @@ from training.nano.scenes import FRAMES, SIZE, masks, random_scene, render
 from training.progress import Steps
 from training.recipe_command import recipe_parser, run_recipe
 from training.run_folder import RunFolder
-from training.setting_ranges import (
-    COUNT,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SEED,
-    check_ranges,
-    refuse_setting,
-)
+from training.setting_ranges import SEED, check_ranges, refuse_setting
 from training.settings import read_settings
 from weights.variants import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 

@@ -101,13 +101,13 @@ model:
 def read(tmp_path):
     """Reads texts as SAT's files, in their order."""
 
-    def read_texts(*texts):
+    def read_texts(*texts, steps=None):
         files = []
         for number, text in enumerate(texts):
             file = tmp_path / f"{number}.yaml"
             file.write_text(text)
             files.append(file)
-        return read_sat_settings(files)
+        return read_sat_settings(files, steps)
 
     return read_texts
 
@@ -316,6 +316,22 @@ def sats_rate(n, steps, warmup, style, ratio):
 
 
 @pytest.mark.parametrize(
+    ("decay_steps", "warmup", "end"), [(None, 30, 330), (200, 20, 220)], ids=["none", "own"]
+)
+def test_a_course_that_is_a_share_of_the_steps_follows_those_that_are_taken(
+    read, decay_steps, warmup, end
+):
+    text = changed(TRAINING, args__train_iters=500, args__warmup=0.1, args__lr_decay_style="cosine")
+    if decay_steps:
+        text = changed(text, args__lr_decay_iters=decay_steps)
+    settings = read(text, steps=300).settings
+    assert settings["warmup_steps"] == warmup
+    assert settings["lr_options"]["max_decay_steps"] == end
+    # The option itself counts where settings are put together.
+    assert settings["steps"] == 500
+
+
+@pytest.mark.parametrize(
     ("style", "ratio", "allowed"),
     [(None, 0.1, 0.02), ("linear", 0.1, 0.02), ("cosine", 0.2, 1e-12), ("constant", 0.1, 0)],
 )
@@ -399,7 +415,7 @@ def test_a_lora_and_all_weights_at_once_are_refused(read):
     "text", ["", "[1]", "args: [", "other: 1", "args: {a: 1, a: 2}", "args: 2026-02-31"]
 )
 def test_what_is_no_such_file_is_refused(read, text):
-    with pytest.raises(UserError, match=r"0\.yaml .*--sat-config"):
+    with pytest.raises(UserError, match=r"0\.yaml .*path that was given"):
         read(text)
 
 
