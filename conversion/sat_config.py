@@ -85,12 +85,19 @@ def _load(path: Path) -> object:
 
 
 def _text_encoder(model: _Section) -> str | None:
-    embedders = model.optional("conditioner_config", {}).get("params", {}).get("emb_models", [])
-    for embedder in embedders:
-        folder = embedder.get("params", {}).get("model_dir")
+    """What is odd there counts as nothing: a conversion can be told where the T5 is."""
+    embedders = _at(model.optional("conditioner_config", None), "params", "emb_models")
+    for embedder in embedders if isinstance(embedders, list) else ():
+        folder = _at(embedder, "params", "model_dir")
         if isinstance(folder, str):
             return folder
     return None
+
+
+def _at(value: object, *names: str) -> object:
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def read_sat_config(path: Path) -> SatConfig:

@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from conversion.sat_config import read_sat_config
 from weights.errors import UserError
@@ -57,3 +58,14 @@ def test_a_number_that_is_none_is_refused(golden, tmp_path):
 def test_a_missing_yaml_is_named(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         read_sat_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "odd", [[], "t5", {"params": []}, {"params": {"emb_models": ["t5", {"params": 5}]}}]
+)
+def test_an_odd_text_encoder_is_none(golden, tmp_path, odd):
+    path = tmp_path / "model.yaml"
+    document = yaml.safe_load((golden / "2b" / "model.yaml").read_text())
+    document["model"]["conditioner_config"] = odd
+    path.write_text(yaml.safe_dump(document))
+    assert read_sat_config(path).text_encoder is None
