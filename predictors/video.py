@@ -34,8 +34,11 @@ def write_video(
     output_format: OutputFormat = "mp4",
     quality: int = DEFAULT_QUALITY,
     metadata: Mapping[str, str] | None = None,
+    one_thread: bool = False,
 ) -> None:
     """Write `frames` as a video that browsers play; at `path` it is whole or not at all.
+
+    The same frames give the same bytes on machines with as many cores.
 
     Args:
         frames: (frames, height, width, 3) uint8 RGB, height and width even.
@@ -45,6 +48,8 @@ def write_video(
             lossless, at 80. WebM is VP9 with 62 - 0.6 · quality. GIF has 255 colours from 80 on,
             fewer below.
         metadata: what the file shall say of its making, for `read_metadata`.
+        one_thread: MP4 is encoded by one core, to the same bytes on every machine: x264 cuts a
+            frame according to the number of its threads.
 
     Raises:
         OSError: the file can't be written.
@@ -53,21 +58,23 @@ def write_video(
     with replacing(path) as file:
         temporary = Path(file.name)
         if output_format == "mp4":
-            _write_mp4(frames, temporary, fps, quality, comment)
+            _write_mp4(frames, temporary, fps, quality, comment, one_thread)
         elif output_format == "webm":
             _write_webm(frames, temporary, fps, quality, comment)
         else:
             write_gif(frames, temporary, fps=fps, quality=quality, comment=comment)
 
 
-def _write_mp4(frames: np.ndarray, path: Path, fps: int, quality: int, comment: str | None) -> None:
+def _write_mp4(
+    frames: np.ndarray, path: Path, fps: int, quality: int, comment: str | None, one_thread: bool
+) -> None:
     # `veryfast` takes no longer than imageio's default and writes the 4:2:0 profile that every
     # browser plays. With macroblock trees x264 gave the same frames other bytes from one run to
     # the next.
     codec = {
         "crf": f"{50 - 0.4 * quality:.1f}",
         "preset": "veryfast",
-        "x264-params": "mbtree=0",
+        "x264-params": "mbtree=0" + ":threads=1:lookahead-threads=1" * one_thread,
     }
     with av.open(
         path, "w", format="mp4", options=_BIT_EXACT | {"movflags": "+faststart"}

@@ -1,5 +1,7 @@
 """Frames keep their colours in every format; files are whole, reproducible and say their making."""
 
+import os
+
 import av
 import numpy as np
 import pytest
@@ -136,6 +138,28 @@ def test_the_same_frames_give_the_same_bytes(textured, tmp_path, output_format):
             textured, tmp_path / name, fps=8, output_format=output_format, metadata={"seed": "1"}
         )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def encoded_on(cores, path, frames, **options):
+    """The bytes of a video, and of what the process may use, the first `cores` only."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
+    try:
+        write_video(frames, path, fps=8, **options)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return path.read_bytes()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_one_thread_gives_the_same_bytes_on_any_number_of_cores(textured, tmp_path):
+    large = np.tile(textured, (1, 10, 11, 1))
+    path = tmp_path / "a.mp4"
+    one, two = (encoded_on(cores, path, large, one_thread=True) for cores in (1, 2))
+    assert one == two
+    # Or there would be nothing to be seen here.
+    one, two = (encoded_on(cores, path, large) for cores in (1, 2))
+    assert one != two
 
 
 @every_format
