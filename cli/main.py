@@ -24,6 +24,7 @@ VERBS = {
     "cache": "list, remove and prune installed weights",
     "serve": "run a predictor on the real Cog server, without Docker",
     "predict": "run one prediction through the real Cog server",
+    "sample": "sample a video for each line of a prompt file, resumable, on one GPU or many",
     "train": "fine-tune a model on clips, to a LoRA or to whole weights",
     "plan": "say how a variant would be held in a GPU's memory",
     "bench": "measure speed and memory on this machine's GPU",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,9 @@ from predictors.request import Request, Scheduler
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+# As diffusers calls it: the pipeline, the step's index, its timestep and tensors.
+OnStep = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 _MAX_PROGRESS_LINES = 50
 _SCHEDULER_CLASSES: dict[Scheduler, str] = {
@@ -30,31 +33,62 @@ def denoise(
     Args:
         image: the first frame, of the request's size; None for text-to-video.
     """
+    with scheduler_of(pipe, request.scheduler):
+        return denoise_batch(
+            pipe,
+            request,
+            (embeddings.prompt_embeds, embeddings.negative_prompt_embeds),
+            [image] if image else [],
+            [request.seed],
+            on_step=_progress(request.num_inference_steps),
+        )
+
+
+def denoise_batch(
+    pipe: Any,
+    request: Request,
+    embeddings: "tuple[torch.Tensor, torch.Tensor | None]",
+    images: "Sequence[Image]",
+    seeds: Sequence[int],
+    *,
+    on_step: OnStep | None = None,
+) -> "torch.Tensor":
+    """The latents of several videos of one shape, (videos, latent frames, 16, height / 8, width /
+    8), by the scheduler that `pipe` has. Each has the noise that its seed alone would give it.
+
+    Args:
+        request: for all but prompts, seeds and images.
+        embeddings: of the prompts, [videos, text_tokens, text_embed_dim], and of the negative ones,
+            None without guidance; on the device that the pipeline runs on.
+        images: the first frames, of the request's size; none for text-to-video.
+        seeds: one for each video.
+    """
     import torch
 
-    with scheduler_of(pipe, request.scheduler):
-        try:
-            output = pipe(
-                **({"image": image} if image else {}),
-                prompt_embeds=embeddings.prompt_embeds,
-                negative_prompt_embeds=embeddings.negative_prompt_embeds,
-                height=request.height,
-                width=request.width,
-                num_frames=request.num_frames,
-                num_inference_steps=request.num_inference_steps,
-                guidance_scale=request.guidance_scale,
-                # As in SAT, a cosine of the timestep, 999 and down, and not of the step's number:
-                # it does not grow, but jumps about between 1 and the scale + 1.
-                use_dynamic_cfg=request.dynamic_guidance,
-                # Drawn on the CPU, the noise of a seed is the same on every machine.
-                generator=torch.Generator("cpu").manual_seed(request.seed),
-                output_type="latent",
-                callback_on_step_end=_progress(request.num_inference_steps),
-            )
-        finally:
-            # A cancelled run leaves hooks behind that would spoil the next one. Cancelling is an
-            # exception that Cog raises between two bytecodes: it must pass through here.
-            pipe.maybe_free_model_hooks()
+    prompt_embeds, negative_prompt_embeds = embeddings
+    # Drawn on the CPU, the noise of a seed is the same on every machine.
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    try:
+        output = pipe(
+            **({"image": list(images)} if images else {}),
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            height=request.height,
+            width=request.width,
+            num_frames=request.num_frames,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            # As in SAT, a cosine of the timestep, 999 and down, and not of the step's number: it
+            # does not grow, but jumps about between 1 and the scale + 1.
+            use_dynamic_cfg=request.dynamic_guidance,
+            generator=generators,
+            output_type="latent",
+            callback_on_step_end=on_step,
+        )
+    finally:
+        # A cancelled run leaves hooks behind that would spoil the next one. Cancelling is an
+        # exception that Cog raises between two bytecodes: it must pass through here.
+        pipe.maybe_free_model_hooks()
     return output.frames
 
 
@@ -70,16 +104,23 @@ def scheduler_of(pipe: Any, name: Scheduler) -> Iterator[None]:
     own = pipe.scheduler
     wanted = _SCHEDULER_CLASSES[name]
     if type(own).__name__ != wanted:
-        pipe.scheduler = getattr(diffusers, wanted).from_config(
-            own.config, timestep_spacing="trailing"
-        )
+        own = getattr(diffusers, wanted).from_config(own.config, timestep_spacing="trailing")
+    with sampling_with(pipe, own):
+        yield
+
+
+@contextmanager
+def sampling_with(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """Let `pipe` sample with `scheduler`, one of diffusers' kind; its own comes back afterwards."""
+    own = pipe.scheduler
+    pipe.scheduler = scheduler
     try:
         yield
     finally:
         pipe.scheduler = own
 
 
-def _progress(steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+def _progress(steps: int) -> OnStep:
     every = math.ceil(steps / _MAX_PROGRESS_LINES)
     started = time.monotonic()
 

@@ -9,6 +9,7 @@ from predictors.memory_estimate import (
     ComponentSizes,
     Placement,
     VideoSize,
+    encoding_peak,
     estimated_peak,
     largest_video,
 )
@@ -34,6 +35,10 @@ _NAMES: dict[Placement, str] = {
     "group-offload": "the transformer's blocks copied to the GPU one by one (group offload)",
     "sequential": "layer by layer on the GPU (sequential offload)",
 }
+_ENCODING_NAMES = _NAMES | {
+    "group-offload": "layer by layer on the GPU, the next one on its way (group offload)"
+}
+_FOR_ENCODING: tuple[Placement, ...] = ("resident", "group-offload", "sequential")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,24 +95,30 @@ def memory_policy(
     free: int,
     choice: MemoryChoice = "auto",
     video: VideoSize | None = None,
+    batch: int = 1,
 ) -> MemoryPolicy:
     """The fastest way of holding `variant` in `free` bytes of GPU memory that fits, or `choice`.
 
     Args:
         video: the request to plan for; None for the largest that `variant` can do. Where nothing
             holds it, one of the default number of frames is planned for, with a warning.
+        batch: how many such videos are denoised at once; they are decoded one by one.
     """
+    passes = 2 * batch
     wanted = video or largest_video(variant)
     usual = replace(wanted, frames=min(wanted.frames, variant.default_frames))
     allowed = PLACEMENTS if choice == "auto" else (choice,)
     for planned in (wanted, usual):
-        peaks = {p: estimated_peak(variant, sizes, p, planned, vae_tiling=True) for p in PLACEMENTS}
+        peaks = {
+            p: estimated_peak(variant, sizes, p, planned, vae_tiling=True, passes=passes)
+            for p in PLACEMENTS
+        }
         fitting = [p for p in PLACEMENTS if peaks[p] * MARGIN <= free]
         possible = [p for p in allowed if p in fitting]
         if possible:
             break
     placement = (possible or allowed[-1:])[0]
-    untiled = estimated_peak(variant, sizes, placement, planned, vae_tiling=False)
+    untiled = estimated_peak(variant, sizes, placement, planned, vae_tiling=False, passes=passes)
     vae_tiling = untiled * AMPLE > free
     peak = peaks[placement] if vae_tiling else untiled
     why = f", as {VARIABLE} says" if choice != "auto" else _why_not_faster(placement, peaks)
@@ -116,9 +127,35 @@ def memory_policy(
         device="cuda",
         vae_tiling=vae_tiling,
         peak=peak,
-        reason=f"{_NAMES[placement]}: {_shown(planned)} need {_gb(peak)} of {_gb(free)} free{why}; "
-        f"VAE tiling {'on' if vae_tiling else 'off'}",
+        reason=f"{_NAMES[placement]}: {_times(batch)}{_shown(planned)} need {_gb(peak)} "
+        f"of {_gb(free)} free{why}; VAE tiling {'on' if vae_tiling else 'off'}",
         warning=_risk(planned, wanted, fitting, placement),
+    )
+
+
+def encoding_policy(
+    variant: Variant,
+    sizes: ComponentSizes,
+    free: int,
+    choice: MemoryChoice = "auto",
+    prompts: int = 1,
+) -> MemoryPolicy:
+    """How to hold a text encoder that is loaded alone, for `prompts` at once.
+
+    With nothing to make room for, model offload would be the same as resident.
+    """
+    allowed = (choice,) if choice in ("group-offload", "sequential") else _FOR_ENCODING
+    peaks = {p: encoding_peak(variant, sizes, p, prompts) for p in allowed}
+    fitting = [p for p in allowed if peaks[p] * MARGIN <= free]
+    placement = (fitting or allowed[-1:])[0]
+    return MemoryPolicy(
+        placement=placement,
+        device="cuda",
+        vae_tiling=False,
+        peak=peaks[placement],
+        reason=f"{_ENCODING_NAMES[placement]}: {prompts} prompts need {_gb(peaks[placement])} "
+        f"of {_gb(free)} free",
+        warning="" if fitting else "Encoding prompts may fail for want of GPU memory.",
     )
 
 
@@ -138,6 +175,10 @@ def _risk(
     if planned != wanted:
         return f"Requests larger than {_shown(planned)} may fail for want of GPU memory."
     return ""
+
+
+def _times(batch: int) -> str:
+    return f"{batch} videos at once of " if batch > 1 else ""
 
 
 def _shown(video: VideoSize) -> str:

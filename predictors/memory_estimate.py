@@ -17,7 +17,7 @@ tiling took about 4 GiB more than we count. cogvideox1.5-5b at 81 frames: "from 
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -101,6 +101,19 @@ class ComponentSizes:
         return self.transformer.total + self.text_encoder.total + self.vae.total
 
 
+_ABSENT = ComponentSize(total=0, outside=0, block=0, tensor=0)
+
+
+def without_text_encoder(sizes: ComponentSizes) -> ComponentSizes:
+    """The sizes of a pipeline that is loaded without its text encoder."""
+    return replace(sizes, text_encoder=_ABSENT)
+
+
+def text_encoder_only(sizes: ComponentSizes) -> ComponentSizes:
+    """The sizes of a pipeline that is loaded for its text encoder alone."""
+    return replace(sizes, transformer=_ABSENT, vae=_ABSENT)
+
+
 def component_sizes(
     folder: Path, variant: Variant, dtype: Dtype, *, int8: bool = False
 ) -> ComponentSizes:
@@ -142,6 +155,15 @@ def estimated_peak(
     weights = _weights_on_gpu(variant, sizes, placement)
     working = working_memory(variant, sizes.dtype, video, vae_tiling=vae_tiling, passes=passes)
     return max(held + used for held, used in zip(weights, working, strict=True)) + _WORKSPACE
+
+
+def encoding_peak(
+    variant: Variant, sizes: ComponentSizes, placement: Placement, prompts: int
+) -> int:
+    """The most bytes of GPU memory that encoding `prompts` at once takes, weights included."""
+    working = working_memory(variant, sizes.dtype, largest_video(variant), vae_tiling=True)
+    held = _weights_on_gpu(variant, sizes, placement).encode_prompt
+    return held + prompts * working.encode_prompt + _WORKSPACE
 
 
 def working_memory(

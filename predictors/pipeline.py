@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,22 @@ from predictors.memory import (
     MemoryPolicy,
     compute_dtype,
     cpu_policy,
+    encoding_policy,
     memory_choice,
     memory_policy,
 )
-from predictors.memory_estimate import component_sizes
+from predictors.memory_estimate import (
+    ComponentSizes,
+    VideoSize,
+    component_sizes,
+    text_encoder_only,
+    without_text_encoder,
+)
 from predictors.placement import place
 from predictors.quantization import int8_wanted, quantize
 from predictors.weights_source import ReadyWeights
 from weights.errors import UserError
-from weights.variants import PIPELINES, Dtype, Task, Variant
+from weights.variants import PIPELINES, Task, Variant
 
 # The libraries read these variables when they are imported, so that they must be set before.
 _LIBRARIES = {
@@ -86,9 +93,63 @@ def pipeline_settings(environment: Mapping[str, str]) -> PipelineSettings:
 
 
 def load_pipeline(
-    weights: ReadyWeights, settings: PipelineSettings = DEFAULT_SETTINGS
+    weights: ReadyWeights,
+    settings: PipelineSettings = DEFAULT_SETTINGS,
+    *,
+    text_encoder: bool = True,
+    video: VideoSize | None = None,
+    batch: int = 1,
 ) -> LoadedPipeline:
     """Load a weights folder in the way that suits this machine and `settings`; says how it is held.
+
+    Args:
+        text_encoder: False leaves it and its tokenizer out: the pipeline then takes embeddings.
+        video: the largest that will be asked for; None: the largest that the variant can do.
+        batch: how many of them at once.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+
+    def policy(sizes: ComponentSizes, free: int) -> MemoryPolicy:
+        held = sizes if text_encoder else without_text_encoder(sizes)
+        return memory_policy(weights.variant, held, free, settings.memory, video, batch)
+
+    left_out = () if text_encoder else ("text_encoder", "tokenizer")
+    loaded = _load(weights, settings, weights.variant.name, left_out, policy)
+    if settings.compiled:
+        _compile(loaded.pipe, loaded.policy)
+    place(loaded.pipe, loaded.policy)
+    return loaded
+
+
+def load_text_encoder(
+    weights: ReadyWeights, settings: PipelineSettings = DEFAULT_SETTINGS, *, prompts: int
+) -> LoadedPipeline:
+    """A pipeline that can encode `prompts` at once, and nothing else: it has no other weights.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+
+    def policy(sizes: ComponentSizes, free: int) -> MemoryPolicy:
+        held = text_encoder_only(sizes)
+        return encoding_policy(weights.variant, held, free, settings.memory, prompts)
+
+    label = f"the text encoder of {weights.variant.name}"
+    loaded = _load(weights, settings, label, ("transformer", "vae"), policy)
+    place(loaded.pipe, loaded.policy)
+    return loaded
+
+
+def _load(
+    weights: ReadyWeights,
+    settings: PipelineSettings,
+    label: str,
+    left_out: tuple[str, ...],
+    policy_for: Callable[[ComponentSizes, int], MemoryPolicy],
+) -> LoadedPipeline:
+    """A pipeline on the CPU, and where it is to be put; `policy_for` plans for a GPU's free bytes.
 
     Raises:
         UserError: the folder is damaged.
@@ -98,33 +159,26 @@ def load_pipeline(
 
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype(weights.dtype, device, int8=settings.int8)
-    policy = _policy(weights, settings, device, dtype)
+    if device == "cpu":
+        policy = cpu_policy(settings.memory)
+    else:
+        sizes = component_sizes(weights.folder, weights.variant, dtype, int8=settings.int8)
+        free, _ = torch.cuda.mem_get_info()
+        policy = policy_for(sizes, free)
     int8 = " with int8 weights" if settings.int8 else ""
-    _say(f"Loading {weights.variant.name} from {weights.folder} as {dtype}{int8}, {policy.reason}.")
+    _say(f"Loading {label} from {weights.folder} as {dtype}{int8}, {policy.reason}.")
     if policy.warning:
         _say(f"Warning: {policy.warning}")
     pipe = pipeline_class.from_pretrained(
-        weights.folder, dtype=getattr(torch, dtype), local_files_only=True
+        weights.folder,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        **dict.fromkeys(left_out),
     )
     pipe.set_progress_bar_config(disable=True)
     if settings.int8:
         quantize(pipe, device)
-    if settings.compiled:
-        _compile(pipe, policy)
-    place(pipe, policy)
     return LoadedPipeline(pipe, weights.variant, policy)
-
-
-def _policy(
-    weights: ReadyWeights, settings: PipelineSettings, device: Device, dtype: Dtype
-) -> MemoryPolicy:
-    import torch
-
-    if device == "cpu":
-        return cpu_policy(settings.memory)
-    sizes = component_sizes(weights.folder, weights.variant, dtype, int8=settings.int8)
-    free, _ = torch.cuda.mem_get_info()
-    return memory_policy(weights.variant, sizes, free, settings.memory)
 
 
 def _compile(pipe: Any, policy: MemoryPolicy) -> None:

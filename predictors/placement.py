@@ -9,10 +9,11 @@ from predictors.uninterrupted import uninterrupted
 def place(pipe: Any, policy: MemoryPolicy) -> None:
     """Put the parts of `pipe`, loaded on the CPU, where `policy` wants them.
 
-    It must not have been moved to the GPU before: that would take the whole model's size there,
-    and would leave offloading nothing to save.
+    A pipeline may lack its text encoder, or all but that. It must not have been moved to the GPU
+    before: that would take the whole model's size there, and would leave offloading nothing to
+    save.
     """
-    if policy.vae_tiling:
+    if policy.vae_tiling and pipe.vae:
         pipe.vae.enable_tiling()
     if policy.placement == "resident":
         pipe.to(policy.device)
@@ -48,8 +49,11 @@ def _offload_groups(pipe: Any, device: str) -> None:
 
     # Streams copy the next group while this one works. They exist on GPUs only.
     options = {"onload_device": torch.device(device), "use_stream": device == "cuda"}
-    pipe.transformer.enable_group_offload(
-        offload_type="block_level", num_blocks_per_group=1, **options
-    )
-    apply_group_offloading(pipe.text_encoder, offload_type="leaf_level", **options)
-    pipe.vae.to(device)
+    if pipe.transformer:
+        pipe.transformer.enable_group_offload(
+            offload_type="block_level", num_blocks_per_group=1, **options
+        )
+    if pipe.text_encoder:
+        apply_group_offloading(pipe.text_encoder, offload_type="leaf_level", **options)
+    if pipe.vae:
+        pipe.vae.to(device)

@@ -6,6 +6,7 @@ The T5 is 9.5 GB of the released models; under offload, running it means moving 
 import logging
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,7 @@ class PromptEmbeddings:
         self._text_tokens = text_tokens
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
-        for name in (type(pipe).__module__, _TOKENIZER_LOG):
-            logging.getLogger(name).addFilter(_is_not_about_length)
+        _keep_prompts_out_of_logs(pipe)
 
     def encode(self, prompt: str, negative_prompt: str, guidance: bool) -> Embeddings:
         """The embeddings that the pipeline itself would make of these texts, to the bit.
@@ -63,16 +63,10 @@ class PromptEmbeddings:
         return Embeddings(found[0], found[1] if guidance else None, hits)
 
     def _embeds(self, text: str) -> "torch.Tensor":
-        import torch
-
         if text in self._kept:
             self._kept.move_to_end(text)
             return self._kept[text]
-        # Only the pipeline's own call turns gradients off.
-        with torch.no_grad():
-            embeds, _ = self._pipe.encode_prompt(
-                text, do_classifier_free_guidance=False, max_sequence_length=self._text_tokens
-            )
+        embeds = _encoded(self._pipe, text, self._text_tokens)
         self._keep(text, embeds.to("cpu"))
         return embeds
 
@@ -85,6 +79,16 @@ class PromptEmbeddings:
         while sum(map(_bytes, self._kept, self._kept.values())) > room:
             self._kept.popitem(last=False)
         self._kept[text] = embeds
+
+
+def encode_texts(pipe: Any, texts: Sequence[str], text_tokens: int) -> "torch.Tensor":
+    """The embeddings of `texts` as one batch, `[texts, text_tokens, text_embed_dim]` in the T5's
+    dtype, on the device that the pipeline runs on.
+
+    In the last digits they depend on which texts are in the batch.
+    """
+    _keep_prompts_out_of_logs(pipe)
+    return _encoded(pipe, list(texts), text_tokens)
 
 
 def dropped_text(tokenizer: Any, prompt: str, text_tokens: int) -> str:
@@ -101,6 +105,22 @@ def dropped_text(tokenizer: Any, prompt: str, text_tokens: int) -> str:
         return ""
     start, _ = spans[text_tokens - 1]
     return prompt[start:]
+
+
+def _encoded(pipe: Any, text: str | list[str], text_tokens: int) -> "torch.Tensor":
+    import torch
+
+    # Only the pipeline's own call turns gradients off.
+    with torch.no_grad():
+        embeds, _ = pipe.encode_prompt(
+            text, do_classifier_free_guidance=False, max_sequence_length=text_tokens
+        )
+    return embeds
+
+
+def _keep_prompts_out_of_logs(pipe: Any) -> None:
+    for name in (type(pipe).__module__, _TOKENIZER_LOG):
+        logging.getLogger(name).addFilter(_is_not_about_length)
 
 
 def _bytes(text: str, embeds: "torch.Tensor") -> int:

@@ -42,6 +42,8 @@ def int8_wanted(environment: Mapping[str, str]) -> bool:
 def quantize(pipe: Any, device: str) -> None:
     """Turn the linear layers of `pipe`'s transformer and text encoder into int8, in place.
 
+    Of a pipeline that has only one of them, that one.
+
     Each is quantised on `device` and comes back to where it was, so that the GPU never holds more
     than one of them.
     """
@@ -50,7 +52,7 @@ def quantize(pipe: Any, device: str) -> None:
 
     # torchao would otherwise change how the whole process multiplies float32 matrices.
     config = Int8WeightOnlyConfig(set_inductor_config=False)
-    for component in (pipe.transformer, pipe.text_encoder):
+    for component in filter(None, (pipe.transformer, pipe.text_encoder)):
         linears = [m for m in component.modules() if isinstance(m, torch.nn.Linear)]
         for linear in linears:
             home = linear.weight.device

@@ -9,6 +9,7 @@ from predictors.memory import (
     MARGIN,
     compute_dtype,
     cpu_policy,
+    encoding_policy,
     memory_choice,
     memory_policy,
     usable_memory,
@@ -18,7 +19,9 @@ from predictors.memory_estimate import (
     VideoSize,
     estimated_peak,
     largest_video,
+    text_encoder_only,
     variant_sizes,
+    without_text_encoder,
 )
 from weights.errors import UserError
 from weights.variants import VARIANTS
@@ -141,3 +144,53 @@ def test_a_machine_without_a_gpu_has_nowhere_to_move_anything():
 )
 def test_the_dtype_follows_weights_device_and_quantisation(stored, device, int8, dtype):
     assert compute_dtype(stored, device, int8=int8) == dtype
+
+
+def test_without_its_text_encoder_a_model_fits_where_it_did_not():
+    variant = VARIANTS["cogvideox-5b"]
+    sizes = variant_sizes(variant, variant.dtype)
+    free = usable_memory(24)
+    assert memory_policy(variant, sizes, free).placement == "model-offload"
+    alone = memory_policy(variant, without_text_encoder(sizes), free)
+    assert (alone.placement, alone.warning) == ("resident", "")
+    assert sizes.text_encoder.total > 9e9
+
+
+def test_a_batch_is_planned_for():
+    single, four = (policy("cogvideox-5b", 24, batch=batch) for batch in (1, 4))
+    variant = VARIANTS["cogvideox-5b"]
+    sizes = variant_sizes(variant, variant.dtype)
+    needed = estimated_peak(
+        variant, sizes, four.placement, largest_video(variant), vae_tiling=True, passes=8
+    )
+    assert needed * MARGIN <= usable_memory(24)
+    assert PLACEMENTS.index(four.placement) > PLACEMENTS.index(single.placement)
+    assert "4 videos at once of 49 frames" in four.reason
+
+
+def encoding(name, card, **options):
+    variant = VARIANTS[name]
+    sizes = text_encoder_only(variant_sizes(variant, variant.dtype))
+    return encoding_policy(variant, sizes, usable_memory(card), prompts=16, **options)
+
+
+@pytest.mark.parametrize(
+    ("card", "placement"), [(24, "resident"), (12, "resident"), (8, "group-offload")]
+)
+def test_a_text_encoder_alone_is_held_as_fast_as_it_fits(card, placement):
+    chosen = encoding("cogvideox-5b", card)
+    assert (chosen.placement, chosen.warning, chosen.vae_tiling) == (placement, "", False)
+    assert chosen.peak * MARGIN <= usable_memory(card)
+    assert "16 prompts need" in chosen.reason
+
+
+def test_for_a_text_encoder_too_the_operators_offloading_is_followed():
+    assert encoding("cogvideox-5b", 80, choice="sequential").placement == "sequential"
+    assert encoding("cogvideox-5b", 80, choice="group-offload").placement == "group-offload"
+    assert encoding("cogvideox-5b", 80, choice="model-offload").placement == "resident"
+
+
+def test_a_text_encoder_that_does_not_fit_is_warned_of():
+    chosen = encoding("cogvideox-5b", 0.5)
+    assert chosen.placement == "sequential"
+    assert "Encoding prompts may fail" in chosen.warning

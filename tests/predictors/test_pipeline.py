@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from cli.runners import ROOT
-from predictors.pipeline import PipelineSettings, load_pipeline, pipeline_settings
+from predictors.pipeline import (
+    PipelineSettings,
+    load_pipeline,
+    load_text_encoder,
+    pipeline_settings,
+)
+from predictors.prompt_embeddings import encode_texts
 from predictors.weights_source import resolve_weights
 from tests.conftest import save_tiny_pipeline
 from weights.errors import UserError
@@ -87,6 +93,29 @@ def test_the_image_to_video_task_has_its_own_pipeline(tmp_path):
     loaded = load(folder, "i2v")
     assert type(loaded.pipe).__name__ == "CogVideoXImageToVideoPipeline"
     assert loaded.variant.name == "nano-i2v"
+
+
+def test_the_text_encoder_may_be_left_out_or_come_alone(tiny_folder, capsys):
+    weights = resolve_weights(str(tiny_folder), "t2v")
+    whole = load_pipeline(weights).pipe
+    rest = load_pipeline(weights, text_encoder=False).pipe
+    assert (rest.text_encoder, rest.tokenizer) == (None, None)
+    assert rest.vae.use_tiling
+    capsys.readouterr()
+    alone = load_text_encoder(weights, prompts=2).pipe
+    assert (alone.transformer, alone.vae) == (None, None)
+    assert "Loading the text encoder of nano from" in capsys.readouterr().out
+    texts = ["a red circle", "a blue square"]
+    found = encode_texts(alone, texts, 16)
+    assert torch.equal(found, encode_texts(whole, texts, 16))
+    assert not found.requires_grad
+
+
+def test_a_text_encoder_alone_becomes_int8_too(tiny_folder):
+    weights = resolve_weights(str(tiny_folder), "t2v")
+    alone = load_text_encoder(weights, PipelineSettings(int8=True), prompts=1).pipe
+    layer = alone.text_encoder.encoder.block[0].layer[0].SelfAttention.q
+    assert type(layer.weight).__name__ == "Int8Tensor"
 
 
 def test_weights_become_int8_where_the_operator_wants_it(tiny_folder, capsys):

@@ -12,6 +12,7 @@ from cog import CancelationException
 
 from predictors.memory import MemoryPolicy, cpu_policy
 from predictors.placement import place
+from predictors.prompt_embeddings import encode_texts
 from tests.predictors.interrupting import cancel, interrupted_at_line
 from weights.variants import VARIANTS
 
@@ -29,10 +30,10 @@ def policy(placement, *, vae_tiling=True) -> MemoryPolicy:
     return replace(cpu_policy(), placement=placement, vae_tiling=vae_tiling)
 
 
-def video(pipe, **options) -> np.ndarray:
+def video(pipe, prompt="a red circle", **options) -> np.ndarray:
     try:
         return pipe(
-            prompt="a red circle",
+            prompt=prompt,
             height=NANO.height,
             width=NANO.width,
             num_frames=9,
@@ -131,3 +132,29 @@ def test_group_offload_moves_blocks_and_layers_and_keeps_the_vae(tiny_folder):
 @pytest.mark.parametrize("vae_tiling", [True, False])
 def test_tiling_is_as_the_policy_says(tiny_folder, vae_tiling):
     assert held(tiny_folder, "resident", vae_tiling=vae_tiling).vae.use_tiling == vae_tiling
+
+
+@pytest.mark.parametrize("placement", ["resident", "model-offload", "group-offload"])
+def test_a_pipeline_without_its_text_encoder_is_held_in_every_way(tiny_folder, expected, placement):
+    encoder = held(tiny_folder, "resident")
+    # One by one, as the pipeline itself does.
+    prompt, negative = (encode_texts(encoder, [text], 16) for text in ("a red circle", ""))
+    pipe = diffusers.CogVideoXPipeline.from_pretrained(
+        tiny_folder, dtype=torch.float32, text_encoder=None, tokenizer=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    place(pipe, policy(placement))
+    found = video(pipe, prompt=None, prompt_embeds=prompt, negative_prompt_embeds=negative)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("placement", ["resident", "group-offload"])
+def test_a_text_encoder_alone_is_held_in_every_way(tiny_folder, placement):
+    pipe = diffusers.CogVideoXPipeline.from_pretrained(
+        tiny_folder, dtype=torch.float32, transformer=None, vae=None
+    )
+    place(pipe, policy(placement))
+    whole = held(tiny_folder, "resident")
+    for prompts in (["a red circle", "a blue square"], ["a"]):
+        found = encode_texts(pipe, prompts, NANO.text_tokens)
+        assert torch.equal(found, encode_texts(whole, prompts, NANO.text_tokens))
