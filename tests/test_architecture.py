@@ -90,7 +90,9 @@ def test_names_say_what_is_inside():
         ["plan"],
         ["predict"],
         ["push"],
+        ["sample"],
         ["serve"],
+        ["train"],
     ],
 )
 def test_help_imports_nothing_heavy(verb):

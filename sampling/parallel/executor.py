@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sampling.clip_job import WorkUnit
+from sampling.clip_record import failed_record
 from sampling.clip_sampler import ClipSampler, SamplerSettings
-from sampling.job_plan import settings_of
 from sampling.parallel.layouts import Layout
 from sampling.parallel.rank import Broken, Group, Load, Message, Outcome, Refused, pack, run_rank
 from weights.errors import OperationError, UserError
@@ -79,7 +79,8 @@ class ParallelExecutor:
                 broken += 1
                 if broken == _ATTEMPTS:
                     raise _hopeless(unit, str(error)) from None
-                records = [_failed_record(unit, str(error))]
+                (job,) = unit.jobs
+                records = [failed_record(job, str(error), None)]
             yield records
 
     def close(self) -> None:
@@ -254,23 +255,4 @@ def _hopeless(unit: WorkUnit, message: str) -> OperationError:
         f"{unit.jobs[0].line}: {message}",
         "The weights were loaded anew after each.",
         "Ask for fewer frames, or use another --parallel; --debug shows where it fails.",
-    )
-
-
-def _failed_record(unit: WorkUnit, error: str) -> "Record":
-    from sampling.manifest import Record
-
-    (job,) = unit.jobs
-    return Record(
-        line=job.line,
-        prompt=job.request.prompt,
-        image=str(job.image) if job.image else None,
-        seed=job.request.seed,
-        settings=settings_of(job),
-        key=job.key,
-        file=None,
-        digest=None,
-        bytes=None,
-        seconds=None,
-        error=error,
     )

@@ -21,6 +21,12 @@ from tests.sampling.parallel.stub_sampler import LAYOUT, load, load_refused, set
 from weights.errors import OperationError, UserError
 
 
+@pytest.fixture(autouse=True)
+def processes_import_the_stub(monkeypatch):
+    """They begin with our sys.path, where pytest leaves out the checkout."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
 def results(executor, *prompts):
     units = ((unit(line, prompt), f"embeddings {line}") for line, prompt in enumerate(prompts, 1))
     return executor.results(units)
