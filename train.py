@@ -35,6 +35,16 @@ def train(
         ge=1e-8,
         le=1,
     ),
+    lr_schedule: str = Input(
+        description="How the learning rate goes on: it stays as it is, or falls to zero along half a cosine or a straight line.",  # noqa: E501
+        default="constant",
+        choices=["constant", "cosine", "linear"],
+    ),
+    targets: str = Input(
+        description="Which layers the LoRA changes. With the feed-forward layers too it can learn more, and its file is more than twice as large.",  # noqa: E501
+        default="attention",
+        choices=["attention", "attention+feed-forward"],
+    ),
     rank: int = Input(
         description="Size of the LoRA: what it can hold, and how large its file is.",
         default=128,

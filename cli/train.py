@@ -145,6 +145,7 @@ def _add_memory_arguments(group: Any) -> None:
     group.add_argument(
         "--checkpointing", **_flag(), help="keep fewer activations: less memory, slower"
     )
+    group.add_argument("--vae-tiling", **_flag(), help="encode clips in tiles: less memory there")
     group.add_argument("--eight-bit-optimizer", **_flag(), help="AdamW in 8 bits, on CUDA")
     group.add_argument(
         "--no-memory-check", action="store_true", help="begin also where the estimate is too large"
@@ -314,7 +315,7 @@ def _sat_settings(options: argparse.Namespace) -> "SatSettings | None":
         return None
     from training.finetuning.sat_settings import read_sat_settings
 
-    sat = read_sat_settings(options.sat_config)
+    sat = read_sat_settings(options.sat_config, options.steps)
     for name, value in sat.settings.items():
         tell(f"{name}: {value}")
     for each in sat.unmapped:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -135,18 +136,21 @@ def test_a_zip_becomes_a_tar_that_a_predictor_takes(server, videos, tmp_path):
 
 def test_a_lora_is_trained_and_comes_with_its_card(server, videos, tmp_path):
     asked = {"videos": videos, "steps": 2, "rank": 1, "trigger_word": "zig"}
+    asked |= {"lr_schedule": "cosine", "targets": "attention+feed-forward"}
     training = train(server.url, asked)
     with tarfile.open(fileobj=io.BytesIO(training.weights)) as tar:
         card, name = tar.getnames()
         assert b"\n# nano" in tar.extractfile(card).read()
         lora = tmp_path / name
         lora.write_bytes(tar.extractfile(name).read())
+    assert re.search(r"^Training: step 2 of 2, loss \d", training.logs, re.MULTILINE)
     with safe_open(lora, "np") as file:
         metadata = file.metadata()
     matrices = load(lora.read_bytes())
     trained = [matrix for name, matrix in matrices.items() if "lora_B" in name]
-    assert len(matrices) == 2 * len(trained) == 2 * 4 * VARIANTS["nano"].num_layers
+    assert len(matrices) == 2 * len(trained) == 2 * 6 * VARIANTS["nano"].num_layers
     assert metadata["variant"] == "nano"
+    assert json.loads(metadata["settings"])["lr_schedule"] == "cosine"
     assert json.loads(metadata["trigger_prompts"]) == ["zig, red", "zig, blue"]
     # They begin as zeros.
     assert all(matrix.any() for matrix in trained)
@@ -172,6 +176,8 @@ def test_the_server_tells_its_schema(server):
         ({"steps": 1.5}, 'steps: 1.5 is not of type "integer"'),
         ({"steps": 100_001}, "steps: 100001 is greater than the maximum of 100000"),
         ({"learning_rate": 0}, "learning_rate: 0 is less than the minimum of"),
+        ({"lr_schedule": "piecewise_constant"}, 'lr_schedule: "piecewise_constant" is not one of'),
+        ({"targets": "to_q"}, 'targets: "to_q" is not one of'),
         ({"rank": 1025}, "rank: 1025 is greater than"),
         ({"alpha": 0}, "alpha: 0 is less than"),
         ({"batch_size": 65}, "batch_size: 65 is greater than"),

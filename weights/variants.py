@@ -30,6 +30,8 @@ class Variant:
     name: str
     task: Task
     licence: str
+    repository: str | None = None
+    """Where Z.ai has released it on Hugging Face; None: it has not."""
 
     # Transformer. Latent sizes are (frames, height, width) before patching.
     num_layers: int
@@ -101,6 +103,7 @@ _2B = Variant(
     name="cogvideox-2b",
     task="t2v",
     licence="Apache-2.0",
+    repository="zai-org/CogVideoX-2b",
     num_layers=30,
     num_heads=30,
     rotary=False,
@@ -113,6 +116,7 @@ _5B = Variant(
     name="cogvideox-5b",
     task="t2v",
     licence="CogVideoX License",
+    repository="zai-org/CogVideoX-5b",
     num_layers=42,
     num_heads=48,
     scheduler="CogVideoXDPMScheduler",
@@ -121,6 +125,7 @@ _5B_I2V = replace(
     _5B,
     name="cogvideox-5b-i2v",
     task="i2v",
+    repository="zai-org/CogVideoX-5b-I2V",
     in_channels=2 * LATENT_CHANNELS,
     learned_positions=True,
     scheduler="CogVideoXDDIMScheduler",
@@ -129,6 +134,7 @@ _5B_I2V = replace(
 _1_5_5B = replace(
     _5B,
     name="cogvideox1.5-5b",
+    repository="zai-org/CogVideoX1.5-5B",
     text_tokens=224,
     patch_size_t=2,
     sample_frames=81,
@@ -148,6 +154,7 @@ _1_5_5B_I2V = replace(
     _1_5_5B,
     name="cogvideox1.5-5b-i2v",
     task="i2v",
+    repository="zai-org/CogVideoX1.5-5B-I2V",
     in_channels=2 * LATENT_CHANNELS,
     ofs_embed_dim=512,
     any_aspect=True,

@@ -63,6 +63,10 @@ def test_options_come_before_what_sats_files_say():
     assert (chosen.steps, chosen.rank, chosen.full) == (9, 16, True)
 
 
+def test_clips_are_encoded_in_tiles_where_that_is_asked_for():
+    assert settings_of("--vae-tiling").vae_tiling
+
+
 def test_the_options_of_a_schedule_are_numbers_lists_or_texts():
     options = ["--lr-option", "f_min=0.5", "--lr-option", "cycle_lengths=3,4"]
     chosen = settings_of("--lr-schedule", "sgm-linear", *options, "--lr-option", "step_rules=1:2")
@@ -156,6 +160,15 @@ def test_sats_files_are_followed_and_the_rest_is_listed(train, data, tmp_path, c
     assert "zero_optimization" in said
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]
     assert (settings["steps"], settings["learning_rate"]) == (2, 0.0005)
+
+
+def test_the_warm_up_of_sats_files_follows_the_steps_that_are_taken(train, data, tmp_path):
+    file = tmp_path / "sft.yaml"
+    file.write_text("args: {train_iters: 1000, warmup: 0.5}\n")
+    options = ["--steps", 4, "--rank", 4, "--tracker", "none"]
+    assert train(data, tmp_path / "out", "--sat-config", file, *options) == 0
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]
+    assert (settings["steps"], settings["warmup_steps"]) == (4, 2)
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tiny_folder, data, tmp_path):

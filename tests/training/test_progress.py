@@ -76,6 +76,45 @@ def test_less_than_a_minute_says_nothing(clock, capsys):
     assert lines_of(capsys) == []
 
 
+def test_what_is_said_of_a_step_stands_in_its_line_and_the_last_one_is_always_told(clock, capsys):
+    steps = Steps("VAE", 0, 4)
+    for step in steps:
+        clock.now += 25
+        steps.about = f"loss 0.{step}"
+    assert lines_of(capsys) == [
+        "VAE: step 3 of 4, 0 min left, loss 0.2",
+        "VAE: step 4 of 4, loss 0.3",
+    ]
+
+
+def test_a_last_step_that_ends_a_minute_is_told_once(clock, capsys):
+    steps = Steps("VAE", 0, 1)
+    for _ in steps:
+        clock.now += 61
+        steps.about = "loss 1"
+    assert lines_of(capsys) == ["VAE: step 1 of 1, 0 min left, loss 1"]
+
+
+def test_what_is_not_to_be_shown_has_the_same_steps(clock, capsys):
+    steps = Steps("VAE", 3, 6, shown=False)
+    seen = []
+    for step in steps:
+        clock.now += 100
+        steps.about = "loss 1"
+        seen.append(step)
+    assert seen == [3, 4, 5]
+    assert lines_of(capsys) == []
+
+
+def test_a_bar_shows_what_is_said(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    steps = Steps("VAE", 0, 2)
+    for step in steps:
+        steps.about = f"loss 0.{step}"
+    assert "loss 0.1" in terminal.getvalue().split("\r")[-1]
+
+
 def test_each_line_is_there_at_once(clock, monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw))

@@ -3,7 +3,7 @@
 So nothing in the cache is ever out of date: another file, rule, model or dtype is another name.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,11 +13,11 @@ from training.dataset.clip import Clip
 from training.dataset.clip_rules import ClipRules
 from training.finetuning.cached_tensors import CachedTensor
 from training.finetuning.content_digests import content_digest, digest_of, folders_digest
-from training.finetuning.encoders import ClipEncoding, encoder_dtype
+from training.finetuning.encoders import encoder_dtype
 from weights.variants import LATENT_CHANNELS, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Dtype
 
 # To be raised whenever an entry is made in another way from the same things.
-_FORMAT = 1
+_FORMAT = 2
 # To be raised whenever training.dataset gets other pixels from the same file and rules.
 _READING = 1
 
@@ -29,7 +29,7 @@ class CacheEntries:
     cache: Path
     base: ReadyWeights
     rules: ClipRules
-    encoding: ClipEncoding
+    vae_tiling: bool
     computed: Dtype
     """What the encoders compute in."""
     vae: str
@@ -54,10 +54,8 @@ class CacheEntries:
         Raises:
             OSError: the clip can't be read.
         """
-        content, encoding = content_digest(clip.path), asdict(self.encoding)
-        key = digest_of(
-            _FORMAT, content, self._reading, clip.frames, self.vae, self.computed, encoding
-        )
+        content, made = content_digest(clip.path), [self.computed, self.vae_tiling]
+        key = digest_of(_FORMAT, content, self._reading, clip.frames, self.vae, made)
         return CachedTensor(
             path=self._path("latents", key),
             name="moments",
@@ -106,7 +104,7 @@ def cache_entries(
     cache: Path,
     *,
     device: torch.device,
-    encoding: ClipEncoding,
+    vae_tiling: bool,
 ) -> CacheEntries:
     """The entries for training `base` on clips of `rules`, encoded on `device`.
 
@@ -117,7 +115,7 @@ def cache_entries(
         cache=cache,
         base=base,
         rules=rules,
-        encoding=encoding,
+        vae_tiling=vae_tiling,
         computed=encoder_dtype(base, device),
         vae=folders_digest(base.folder / "vae"),
         text_encoder=folders_digest(base.folder / "text_encoder", base.folder / "tokenizer"),

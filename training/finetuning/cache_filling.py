@@ -12,7 +12,7 @@ from training.dataset.clip import Clip
 from training.dataset.clip_frames import read_clip, read_image
 from training.dataset.clip_rules import ClipRules
 from training.finetuning.cached_tensors import CachedTensor
-from training.finetuning.encoders import ClipEncoding, encode_frames, load_text_encoder, load_vae
+from training.finetuning.encoders import encode_frames, load_text_encoder, load_vae
 from training.progress import Steps
 from weights.errors import OperationError
 
@@ -54,7 +54,8 @@ def encode_videos(
     videos: Mapping[CachedTensor, Clip],
     rules: ClipRules,
     device: torch.device,
-    encoding: ClipEncoding,
+    *,
+    vae_tiling: bool,
 ) -> None:
     """Make the moments of clips; the VAE is gone from memory when this returns.
 
@@ -66,8 +67,10 @@ def encode_videos(
     if not videos:
         return
     vae = load_vae(base, device)
+    if vae_tiling:
+        vae.enable_tiling()
     for entry, clip in _shown("Encoding clips", videos):
-        moments = encode_frames(vae, read_clip(clip, rules), encoding)
+        moments = encode_frames(vae, read_clip(clip, rules))
         _write(entry, moments, f"The VAE's latents of {clip.path} are")
     del vae
     _give_memory_back(device)

@@ -8,7 +8,7 @@ them, and what the next run needs will be made again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ from training.finetuning.cache_filling import (
     share_of,
 )
 from training.finetuning.cached_tensors import CachedTensor
-from training.finetuning.encoders import IN_PARTS, ClipEncoding, as_pixels
+from training.finetuning.encoders import as_pixels
+from training.finetuning.kept_tensors import KeptTensors
 from training.finetuning.objective import Sample
 from training.progress import Steps
 from weights.disk_space import check_space
@@ -42,7 +43,7 @@ class EncodedClip:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedClips:
-    """The clips of a training, read from the cache when they are asked for.
+    """The clips of a training, read from the cache when they are asked for first.
 
     Reading raises OperationError where an entry was damaged since `encode_clips`; it is removed, so
     that it is made anew when that is called again.
@@ -50,6 +51,7 @@ class EncodedClips:
 
     clips: tuple[EncodedClip, ...]
     prompts: Mapping[str, CachedTensor]
+    kept: KeptTensors = field(default_factory=KeptTensors)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -59,17 +61,17 @@ class EncodedClips:
         return self.clips[number].clip.frames
 
     def sample(self, number: int) -> Sample:
-        """Clip `number` for the objective."""
+        """Clip `number` for the objective; its tensors may be shared with other samples."""
         clip = self.clips[number]
         return Sample(
-            moments=clip.moments.read().float(),
+            moments=self.kept.read(clip.moments).float(),
             prompt=self.prompt(clip.clip.prompt),
-            image=as_pixels(clip.image.read()).movedim(-1, 0) if clip.image else None,
+            image=as_pixels(self.kept.read(clip.image)).movedim(-1, 0) if clip.image else None,
         )
 
     def prompt(self, text: str) -> torch.Tensor:
         """The embedding `[T, D]`, float32 on the CPU, of a text that was to be encoded."""
-        return self.prompts[text].read().float()
+        return self.kept.read(self.prompts[text]).float()
 
     @property
     def empty_prompt(self) -> torch.Tensor:
@@ -85,7 +87,7 @@ def encode_clips(
     *,
     device: torch.device,
     more_prompts: Sequence[str] = (),
-    encoding: ClipEncoding = IN_PARTS,
+    vae_tiling: bool = False,
     process: tuple[int, int] = (0, 1),
     barrier: Callable[[], None] = lambda: None,
 ) -> EncodedClips:
@@ -97,6 +99,7 @@ def encode_clips(
 
     Args:
         more_prompts: are encoded besides the captions and "".
+        vae_tiling: the VAE takes clips in tiles, for less memory: see training.finetuning.encoders.
         process: the number of this process, from 0, and how many there are.
 
     Raises:
@@ -104,7 +107,7 @@ def encode_clips(
         OperationError: the disk has too little space, or what a model computes is not finite.
         OSError: a file can't be read or written.
     """
-    entries = cache_entries(base, rules, cache, device=device, encoding=encoding)
+    entries = cache_entries(base, rules, cache, device=device, vae_tiling=vae_tiling)
     encoded = _planned(entries, clips, more_prompts)
     prompts = missing_entries({entry: text for text, entry in encoded.prompts.items()})
     videos = missing_entries({each.moments: each.clip for each in encoded.clips})
@@ -113,7 +116,7 @@ def encode_clips(
     # Whoever began to write before the others have looked would change what is missing for them.
     barrier()
     encode_prompts(base, share_of(prompts, *process), device)
-    encode_videos(base, share_of(videos, *process), rules, device, encoding)
+    encode_videos(base, share_of(videos, *process), rules, device, vae_tiling=vae_tiling)
     keep_images(share_of(images, *process), rules)
     barrier()
     return encoded

@@ -1,7 +1,16 @@
-"""The T5 and the VAE of a weights folder, as the served pipeline runs them."""
+"""The T5 and the VAE of a weights folder, as the served pipeline runs them.
+
+diffusers' VAE takes 9 frames of a clip and then 8 at a time, and carries its convolutions' context
+on; the statistics of its group norms are those of one such part. SAT takes a clip in one pass,
+which gives somewhat other latents and needs memory for all of it: one feature map of 49 frames of
+720×480 in bfloat16 is 4.3 GB, and several are held at once.
+
+Tiles need less memory still. Their statistics are those of a tile and their seams are blended, so
+they are for GPUs that can't hold 9 whole frames: one feature map is 0.8 GB at 720×480, and 2.4 GB
+at 1360×768.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,29 +21,6 @@ from predictors.prompt_embeddings import PromptEmbeddings
 from predictors.weights_source import ReadyWeights
 from training.finetuning.image_condition import encode_moments
 from weights.variants import Dtype
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipEncoding:
-    """How the VAE encodes clips.
-
-    diffusers' VAE takes 9 frames and then 8 at a time and carries its convolutions' context on; the
-    statistics of its group norms are those of one such part. SAT takes a clip in one pass, which
-    gives somewhat other latents and needs memory for all of it: one feature map of 49 frames of
-    720×480 in bfloat16 is 4.3 GB, and several are held at once. So parts are the default.
-
-    Tiles need less memory still. Their statistics are those of a tile and their seams are blended,
-    so they are for GPUs that can't hold 9 whole frames: one feature map is 0.8 GB at 720×480, and
-    2.4 GB at 1360×768.
-    """
-
-    one_pass: bool = False
-    """A clip at once, as SAT does."""
-    tiles: bool = False
-    """In overlapping tiles, as the served pipeline decodes on small GPUs."""
-
-
-IN_PARTS = ClipEncoding()
 
 
 def encoder_dtype(base: ReadyWeights, device: torch.device) -> Dtype:
@@ -75,15 +61,11 @@ def load_vae(base: ReadyWeights, device: torch.device) -> Any:
     return vae.to(device).requires_grad_(False)
 
 
-def encode_frames(vae: Any, frames: np.ndarray, encoding: ClipEncoding) -> torch.Tensor:
+def encode_frames(vae: Any, frames: np.ndarray) -> torch.Tensor:
     """The moments `[2C, F, H / 8, W / 8]`, float32, of frames `[F, H, W, 3]` uint8.
 
-    `vae` is a diffusers AutoencoderKLCogVideoX; it is left set for `encoding`.
+    `vae` is a diffusers AutoencoderKLCogVideoX.
     """
-    if encoding.tiles:
-        vae.enable_tiling()
-    if encoding.one_pass:
-        vae.num_sample_frames_batch_size = len(frames)
     return encode_moments(vae, as_pixels(torch.from_numpy(frames)).movedim(-1, 0))
 
 

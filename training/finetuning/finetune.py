@@ -18,7 +18,7 @@ from training.dataset.clip_rules import ClipRules
 from training.finetuning.content_digests import content_digest, digest_of, folders_digest
 from training.finetuning.encoded_clips import EncodedClips, encode_clips
 from training.finetuning.encoders import load_vae
-from training.finetuning.lora import add_lora, block_targets
+from training.finetuning.lora import block_targets
 from training.finetuning.objective import Objective
 from training.finetuning.optimizer import check_optimizer
 from training.finetuning.out_folder import (
@@ -33,6 +33,7 @@ from training.finetuning.results import TrainingFacts, save_result
 from training.finetuning.sat_lora import check_sat_targets
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.trackers import NO_TRACKER, check_tracker
+from training.finetuning.trainable import load_trainable
 from training.finetuning.trainer import Trainer
 from training.finetuning.validation import (
     ValidationPrompt,
@@ -105,7 +106,7 @@ def finetune(training: Training) -> Path:
     encoded = _encoded(training, prompts, accelerator)
     needs_vae = training.rules.first_frames or prompts
     vae = load_vae(training.base, accelerator.device) if needs_vae else None
-    transformer = _load_transformer(training, dtype)
+    transformer = load_trainable(training.base.folder / "transformer", settings, dtype)
     objective = Objective(
         variant=training.base.variant,
         config=transformer.config,
@@ -237,32 +238,10 @@ def _encoded(training: Training, prompts: Sequence[str], accelerator: Any) -> En
         training.cache or training.out / CACHE,
         device=accelerator.device,
         more_prompts=prompts,
+        vae_tiling=training.settings.vae_tiling,
         process=(accelerator.local_process_index, local),
         barrier=accelerator.wait_for_everyone,
     )
-
-
-def _load_transformer(training: Training, dtype: torch.dtype) -> Any:
-    """The transformer with what is to be trained in float32 and the rest frozen."""
-    import diffusers
-
-    settings = training.settings
-    transformer = diffusers.CogVideoXTransformer3DModel.from_pretrained(
-        training.base.folder / "transformer",
-        dtype=torch.float32 if settings.full else dtype,
-        local_files_only=True,
-    )
-    if not settings.full:
-        add_lora(
-            transformer,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            targets=settings.targets,
-            seed=settings.seed,
-        )
-    if settings.checkpointing:
-        transformer.enable_gradient_checkpointing()
-    return transformer.train()
 
 
 def _validator(

@@ -1,4 +1,4 @@
-"""A LoRA in a transformer: put in for training, and its matrices taken out and put back.
+"""A LoRA in a transformer: put in for training, and its matrices taken out.
 
 The layers are PEFT's, so that what is trained is what diffusers loads. A linear layer W of a block
 becomes W·x + alpha / rank · B·A·x with A (rank, columns) and B (rows, rank), as in SAT
@@ -85,70 +85,39 @@ def add_lora(
     with torch.random.fork_rng(devices=[]):
         transformer.add_adapter(config, ADAPTER)
     generator = torch.Generator().manual_seed(seed)
-    matrices = dict(_matrices(transformer))
-    for name, matrix in matrices.items():
+    matrices = list(_matrices(transformer))
+    for factor, matrix in matrices:
         # PEFT gives them the base's dtype, in which small steps would be lost.
-        matrix.data = _first_values(name, matrix.shape, generator).to(matrix.device)
-    return list(matrices.values())
+        matrix.data = _first_values(factor, matrix.shape, generator).to(matrix.device)
+    return [matrix for _, matrix in matrices]
 
 
-def _first_values(name: str, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
+def _first_values(factor: str, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     values = torch.zeros(shape, dtype=torch.float32, device="cpu")
-    if ".lora_A." in name:
+    if factor == "A":
         torch.nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
     return values
 
 
 def _matrices(transformer: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Every matrix of the LoRA by its name in a state dict, always in the same order."""
-    for n, block in enumerate(transformer.transformer_blocks):
+    """A and B, named by their factor, of every module of the LoRA, always in the same order."""
+    for block in transformer.transformer_blocks:
         for module in BLOCK_MODULES:
             layer = block.get_submodule(module)
             if hasattr(layer, "lora_A"):
                 for factor in FACTORS:
-                    matrix = getattr(layer, f"lora_{factor}")[ADAPTER].weight
-                    yield f"transformer_blocks.{n}.{module}.lora_{factor}.weight", matrix
+                    yield factor, getattr(layer, f"lora_{factor}")[ADAPTER].weight
 
 
 def adapter_state(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The LoRA's state dict, from the trained parameters by the names they have in the model."""
+    """The LoRA's state dict, from the trained parameters by the names they have in the model.
+
+    Its matrices go by PEFT's names for them, like `transformer_blocks.0.attn1.to_q.lora_A.weight`,
+    and share memory with the parameters.
+    """
     ending = f".{ADAPTER}.weight"
     return {
         name.removesuffix(ending) + ".weight": tensor.detach()
         for name, tensor in parameters.items()
         if name.endswith((f".lora_A{ending}", f".lora_B{ending}"))
     }
-
-
-def lora_state_dict(transformer: Any) -> dict[str, torch.Tensor]:
-    """The LoRA's matrices as PEFT names them: `transformer_blocks.0.attn1.to_q.lora_A.weight`.
-
-    Like a module's `state_dict` it shares memory with the parameters.
-    """
-    return {name: matrix.detach() for name, matrix in _matrices(transformer)}
-
-
-def load_lora_state_dict(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
-    """Give a transformer's LoRA the values of `lora_state_dict`.
-
-    Raises:
-        UserError: a matrix is missing, is not of this LoRA, or has another shape; nothing is
-            changed then.
-    """
-    matrices = dict(_matrices(transformer))
-    faults = [f"{name} is missing" for name in matrices.keys() - state.keys()]
-    faults += [f"{name} is unknown" for name in state.keys() - matrices.keys()]
-    faults += [
-        f"{name} is {list(state[name].shape)}, not {list(matrix.shape)}"
-        for name, matrix in matrices.items()
-        if name in state and state[name].shape != matrix.shape
-    ]
-    if faults:
-        raise UserError(
-            f"The LoRA's state does not fit ({len(faults)} faults): {min(faults)}.",
-            "The matrices of a LoRA of the same rank and targets for the same model are expected.",
-            "Use the settings that it was trained with.",
-        )
-    with torch.no_grad():
-        for name, matrix in matrices.items():
-            matrix.copy_(state[name])

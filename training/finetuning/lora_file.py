@@ -47,7 +47,7 @@ def save_lora(
     The same LoRA always gives the same bytes: safetensors' own writer has no order of metadata.
 
     Args:
-        state: from `lora_state_dict`, on any device; matrices keep their dtype.
+        state: from `adapter_state`, on any device; matrices keep their dtype.
         path: the file; it is replaced when the new one is complete.
         extra: further metadata, such as `training_metadata`.
 

@@ -38,13 +38,11 @@ def estimate(
     width: int,
     height: int,
     processes: int = 1,
-    tiles: bool = False,
 ) -> TrainingMemory:
     """What each GPU needs to train on clips of `frames` frames of `width`×`height` pixels.
 
     Args:
         processes: GPUs; with --full these share weights, gradients and the optimizer's state.
-        tiles: clips are encoded in tiles, see training.finetuning.encoders.ClipEncoding.
     """
     return training_memory(
         TrainingPlan(
@@ -54,7 +52,6 @@ def estimate(
             width=width,
             height=height,
             processes=processes,
-            tiles=tiles,
         )
     )
 
@@ -127,6 +124,8 @@ def _changes(plan: TrainingPlan) -> Iterator[list[_Change]]:
         yield [_set("--eight-bit-optimizer", eight_bit_optimizer=True)]
     if settings.validate_every:
         yield [_set("--validate-every 0", validate_every=0)]
+    if not settings.vae_tiling:
+        yield [_set("--vae-tiling", vae_tiling=True)]
     if settings.ema_decay:
         yield [_set("--ema-decay 0", ema_decay=0.0)]
     fewer = [frames for frames in plan.variant.legal_frames if frames < plan.frames]

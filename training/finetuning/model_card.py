@@ -14,14 +14,6 @@ from training.finetuning.usage import Usage, diffusers_code, server_commands
 from weights.variants import Variant
 
 _TASKS = {"t2v": "text-to-video", "i2v": "image-to-video"}
-# Where Z.ai has released the variants on Hugging Face.
-_REPOSITORIES = {
-    "cogvideox-2b": "zai-org/CogVideoX-2b",
-    "cogvideox-5b": "zai-org/CogVideoX-5b",
-    "cogvideox-5b-i2v": "zai-org/CogVideoX-5b-I2V",
-    "cogvideox1.5-5b": "zai-org/CogVideoX1.5-5B",
-    "cogvideox1.5-5b-i2v": "zai-org/CogVideoX1.5-5B-I2V",
-}
 _NO_PROMPT = "what the video shows"
 
 
@@ -74,10 +66,10 @@ def model_card(facts: CardFacts) -> str:
 
 def _front_matter(facts: CardFacts) -> str:
     """YAML; the fields are those of Hugging Face's model cards."""
-    variant, repository = facts.variant, _REPOSITORIES.get(facts.variant.name)
+    variant = facts.variant
     fields: dict[str, Any] = _licence_fields(variant)
-    if repository:
-        fields["base_model"] = repository
+    if variant.repository:
+        fields["base_model"] = variant.repository
         fields["base_model_relation"] = "finetune" if facts.full else "adapter"
     fields["library_name"] = "diffusers"
     fields["pipeline_tag"] = _TASKS[variant.task]
@@ -138,7 +130,6 @@ def _usage(facts: CardFacts) -> list[str]:
         result=facts.result,
         full=facts.full,
         base=facts.base,
-        repository=_REPOSITORIES.get(facts.variant.name),
         prompt=facts.trigger_prompts[0] if facts.trigger_prompts else _NO_PROMPT,
         frames=facts.frames,
         width=facts.width,

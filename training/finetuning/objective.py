@@ -12,6 +12,7 @@ the images of a whole batch at once; here each sample's is dropped on its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Objective:
         pairs = list(zip(samples, drawn, strict=True))
         latents = torch.stack([self._latents(sample, draws) for sample, draws in pairs])
         timesteps = torch.tensor([draws.timestep for draws in drawn], device=self.device)
-        alphas = alphas_cumprod(self.variant.snr_shift_scale).to(self.device)[timesteps]
+        alphas = _alphas(self.variant.snr_shift_scale, self.device)[timesteps]
         noise = torch.stack([draws.noise for draws in drawn]).to(self.device)
         inputs = add_noise(latents, noise, alphas)
         if self.variant.task == "i2v":
@@ -159,6 +160,12 @@ class Objective:
         if self.config.ofs_embed_dim is None:
             return None
         return torch.full((1,), OFS, device=self.device, dtype=self.dtype)
+
+
+@cache
+def _alphas(snr_shift_scale: float, device: torch.device) -> torch.Tensor:
+    """The cumulative alphas of all timesteps `[1000]`; every batch shares them."""
+    return alphas_cumprod(snr_shift_scale).to(device)
 
 
 def predict(transformer: Any, batch: Batch) -> torch.Tensor:

@@ -16,7 +16,8 @@ def new_optimizer(
     """AdamW (Loshchilov & Hutter 2019) over matrices with weight decay and vectors without.
 
     In 8 bits it is torchao's, which keeps both moments of large tensors in blocks of 8-bit numbers
-    (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization").
+    (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"). In 32 bits a GPU does a
+    step in one kernel, which takes no memory beside; that has not been run on one yet.
 
     Raises:
         UserError: see `check_optimizer`.
@@ -33,7 +34,8 @@ def new_optimizer(
         from torchao.optim import AdamW8bit
 
         return AdamW8bit(groups, **options)
-    return torch.optim.AdamW(groups, **options)
+    # The parameters may come to the device later. A CPU's own fused kernel rounds otherwise.
+    return torch.optim.AdamW(groups, **options, fused=device.type == "cuda")
 
 
 def check_optimizer(settings: FinetuneSettings, device: torch.device) -> None:

@@ -64,7 +64,7 @@ def save_sat_lora(
     `cogvideox convert-lora` reads it back: A bit for bit, and B·alpha for alpha = 1.
 
     Args:
-        state: from `lora_state_dict`, on any device.
+        state: from `adapter_state`, on any device.
         base: the weights folder that was trained on.
         alpha: of the training; SAT's own is 1.
         step: how many steps were trained.

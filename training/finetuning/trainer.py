@@ -59,6 +59,8 @@ class Trainer:
         trainable = [p for p in transformer.parameters() if p.requires_grad]
         optimizer = new_optimizer(trainable, settings, accelerator.device)
         self._model, self._optimizer = accelerator.prepare(transformer, optimizer)
+        # Found once: a LoRA's are among many that are frozen.
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._ema = Ema(self._model, settings.ema_decay) if settings.ema_decay else None
         self._rate = schedule_named(
             settings.lr_schedule,
@@ -83,19 +85,22 @@ class Trainer:
         settings = self._settings
         first, loss = self._go_on(run)
         with held_interruptions() as interruption:
-            for step in self._steps(first):
+            steps = Steps(
+                "Training", first, settings.steps, shown=self._accelerator.is_main_process
+            )
+            for step in steps:
                 loss = self._step(step)
                 done = step + 1
+                steps.about = f"loss {loss:.4g}"
                 self._log(run, done, loss)
                 _require_finite(loss, done)
                 stop = self._any_process(interruption.asked)
                 if done % settings.save_every == 0 or done == settings.steps or stop:
                     self._save(run, done, loss)
-                if done == settings.steps:
-                    break
-                if stop:
+                last = done == settings.steps
+                if stop and not last:
                     raise KeyboardInterrupt
-                if validate and done % settings.validate_every == 0:
+                if validate and not last and done % settings.validate_every == 0:
                     validate(self._model, done)
         if validate:
             validate(self._model, settings.steps)
@@ -113,11 +118,6 @@ class Trainer:
         if state:
             restore(state, self._model, self._plain_optimizer, self._ema, self._accelerator.scaler)
         return state.get("step", 0), state.get("loss", math.nan)
-
-    def _steps(self, first: int) -> Any:
-        if self._accelerator.is_main_process:
-            return Steps("Training", first, self._settings.steps)
-        return range(first, self._settings.steps)
 
     def _step(self, step: int) -> float:
         """One step of the optimizer; the mean loss over the global batch."""
@@ -145,8 +145,7 @@ class Trainer:
                     )
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    trainable = [p for p in self._model.parameters() if p.requires_grad]
-                    accelerator.clip_grad_norm_(trainable, settings.clip_norm)
+                    accelerator.clip_grad_norm_(self._trained, settings.clip_norm)
                 self._optimizer.step()
                 self._optimizer.zero_grad(set_to_none=True)
                 losses.append(loss.detach().float())

@@ -1,10 +1,11 @@
 """What a caller of the training API asked for, checked before anything is unpacked."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from predictors.number_inputs import number, whole_number
-from training.finetuning.settings import FinetuneSettings
+from training.finetuning.settings import SAT_TARGETS, FinetuneSettings
 from weights.errors import UserError
 
 # Those of the signature in train.py. They are checked here again: in the mode that trains, Cog
@@ -17,6 +18,12 @@ MAX_BATCH = 64
 MAX_SEED = 2**31 - 1
 MAX_TRIGGER_CHARACTERS = 100
 MAX_PROMPT_CHARACTERS = 10_000
+# Those that need no options of their own.
+LR_SCHEDULES = ("constant", "cosine", "linear")
+TARGETS = {
+    "attention": SAT_TARGETS,
+    "attention+feed-forward": (*SAT_TARGETS, "ff.net.0.proj", "ff.net.2"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,8 @@ def validate(
     trigger_word: str,
     steps: float,
     learning_rate: float,
+    lr_schedule: str,
+    targets: str,
     rank: float,
     alpha: float,
     batch_size: float,
@@ -66,6 +75,8 @@ def validate(
             learning_rate=number(
                 "learning_rate", learning_rate, MIN_LEARNING_RATE, MAX_LEARNING_RATE
             ),
+            lr_schedule=_choice("lr_schedule", lr_schedule, LR_SCHEDULES),
+            targets=TARGETS[_choice("targets", targets, TARGETS)],
             rank=whole_number("rank", rank, 1, MAX_RANK),
             alpha=number("alpha", alpha, MIN_ALPHA, MAX_ALPHA),
             batch=whole_number("batch_size", batch_size, 1, MAX_BATCH),
@@ -86,6 +97,16 @@ def _file(given: object) -> Path:
             "It must be the http or https URL of a zip, a data URI or an upload.",
             "Put the zip where it can be downloaded, or send one of up to 70 MB as "
             "data:application/zip;base64,….",
+        )
+    return given
+
+
+def _choice(name: str, given: object, choices: Collection[str]) -> str:
+    if not isinstance(given, str) or given not in choices:
+        raise UserError(
+            f"{name} is {str(given)[:40]}.",
+            f"It is one of {', '.join(choices)}.",
+            "Use one of these, or leave it out for the default.",
         )
     return given
 

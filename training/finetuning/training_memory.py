@@ -31,8 +31,8 @@ from weights.variants import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Dtype, V
 _DTYPES: Mapping[Precision, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 # Bytes for each trained parameter: AdamW's two averages in 32 bits, or in 8 with a float32 scale
-# for every 256 values (torchao), and what a step of torch's takes beside: all their square roots.
-_ADAMW, _ADAMW_8_BIT, _ADAMW_STEP = 8.0, 2 + 2 * 4 / 256, 4.0
+# for every 256 values (torchao). A step of either takes nothing beside.
+_ADAMW, _ADAMW_8_BIT = 8.0, 2 + 2 * 4 / 256
 # Values for each pixel and channel of the VAE's outermost block, where a clip is a picture, one
 # part of nine frames, or more parts.
 _PICTURE_VALUES, _PART_VALUES, _PARTS_VALUES = 20.9, 59.1, 74.5
@@ -56,8 +56,6 @@ class TrainingPlan:
     width: int
     height: int
     processes: int = 1
-    tiles: bool = False
-    """Clips are encoded in tiles."""
 
     @property
     def dtype(self) -> Dtype:
@@ -167,7 +165,6 @@ def _step(plan: TrainingPlan, gradients: int) -> tuple[int, int]:
         before + passes.forward_ends,
         before + passes.backward_begins,
         gradients + passes.backward_ends,
-        gradients + (0 if settings.eight_bit_optimizer else _share(plan, _ADAMW_STEP)),
     )
     return max(passes), max(moments)
 
@@ -184,7 +181,7 @@ def _encoding(plan: TrainingPlan) -> int:
     """What the VAE takes to encode a clip, beside its weights."""
     frames, pixels = plan.frames, plan.width * plan.height
     at_once = pixels
-    if plan.tiles:
+    if plan.settings.vae_tiling:
         at_once = min(plan.width, _TILE_WIDTH) * min(plan.height, _TILE_HEIGHT)
     outermost = at_once * plan.variant.vae_channels[0]
     values = _PICTURE_VALUES if frames == 1 else _PART_VALUES

@@ -32,9 +32,11 @@ _INPUTS = {
     "--checkpointing": "gradient_checkpointing",
     "--images": "images",
     "--learning-rate": "learning_rate",
+    "--lr-schedule": "lr_schedule",
     "--rank": "rank",
     "--skip-bad": "skip_bad",
     "--steps": "steps",
+    "--targets": "targets",
 }
 _OPTIONS = re.compile(rf"(?<!\S)({'|'.join(_INPUTS)})(?![\w-])")
 

@@ -16,14 +16,13 @@ class Usage:
     """A result to use; the texts may be anyone's.
 
     `result` is the name of the LoRA's file, or of the weights folder where the training was `full`.
-    `base` is what --base named, `repository` the base on Hugging Face, where it is there.
+    `base` is what --base named.
     """
 
     variant: Variant
     result: str
     full: bool
     base: str
-    repository: str | None
     prompt: str
     frames: int
     width: int
@@ -52,7 +51,7 @@ def diffusers_code(usage: Usage) -> str:
     """Python that makes a video with it by plain diffusers, with no code of ours."""
     variant, pipeline = usage.variant, PIPELINES[usage.variant.task]
     i2v = variant.task == "i2v"
-    folder = usage.repository or f"path/to/{variant.name}"
+    folder = variant.repository or f"path/to/{variant.name}"
     arguments = [
         f"    prompt={_literal(usage.prompt)},",
         *([f'    image=load_image("{_IMAGE}"),'] if i2v else []),

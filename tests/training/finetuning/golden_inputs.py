@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.finetuning.tiny_variants import GOLDEN, VARIANT_OF_GOLDEN
+from training.finetuning.lora import adapter_state
 from weights.variants import VARIANTS, Variant
 
 
@@ -55,6 +56,11 @@ def forward(model, golden: str) -> torch.Tensor:
 def output(model, golden: str) -> torch.Tensor:
     with torch.no_grad():
         return forward(model, golden)
+
+
+def lora_of(model) -> dict[str, torch.Tensor]:
+    """The state of a transformer's LoRA as it is saved."""
+    return adapter_state(dict(model.named_parameters()))
 
 
 def train_at_random(parameters, seed: int = 1) -> None:

@@ -7,6 +7,7 @@ operations that it knows, as far as the transformer uses them).
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from tests.predictors.meta_models import PeakMemory, meta_transformer
-from training.finetuning.lora import add_lora
+from training.finetuning.trainable import make_trainable
 from training.finetuning.training_memory import TrainingPlan
 
 _IN_16_BITS = (functional.linear, functional.conv2d, torch.conv2d)
@@ -87,17 +88,8 @@ def meta_model(plan: TrainingPlan) -> Any:
     """The transformer, ready to be trained."""
     settings, dtype = plan.settings, getattr(torch, plan.dtype)
     model = meta_transformer(plan.variant, torch.float32 if settings.full else dtype)
-    if settings.full:
-        model.requires_grad_(True)
-    else:
-        add_lora(
-            model,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            targets=settings.targets,
-            seed=0,
-        )
-    return model.train()
+    # `step_memory` turns checkpointing on in its own way.
+    return make_trainable(model, replace(settings, checkpointing=False))
 
 
 def step_memory(plan: TrainingPlan) -> int:

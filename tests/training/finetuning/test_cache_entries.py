@@ -9,7 +9,6 @@ from predictors.weights_source import ReadyWeights
 from training.dataset.clip import Clip
 from training.dataset.clip_rules import ClipRules
 from training.finetuning.cache_entries import cache_entries
-from training.finetuning.encoders import IN_PARTS
 from weights.variants import VARIANTS
 
 RULES = ClipRules(fps=8, frames=49, width=720, height=480, images=False, first_frames=True)
@@ -28,8 +27,8 @@ def clip(tmp_path):
     return Clip(path=path, prompt="a caption", image=None, frames=49)
 
 
-def entries(base, cache, rules=RULES, device="cuda"):
-    return cache_entries(base, rules, cache, device=torch.device(device), encoding=IN_PARTS)
+def entries(base, cache, rules=RULES, device="cuda", vae_tiling=False):
+    return cache_entries(base, rules, cache, device=torch.device(device), vae_tiling=vae_tiling)
 
 
 def test_sizes_are_those_of_the_released_models(base, clip, tmp_path):
@@ -58,6 +57,14 @@ def test_another_device_computes_in_another_dtype(base, clip, tmp_path):
     assert on_gpu.prompt("").path != on_cpu.prompt("").path
     assert on_gpu.moments(clip).path != on_cpu.moments(clip).path
     assert on_gpu.image(clip) == on_cpu.image(clip)
+
+
+def test_tiles_are_for_clips_alone(base, clip, tmp_path):
+    whole, tiled = (entries(base, tmp_path, vae_tiling=tiling) for tiling in (False, True))
+    assert whole.moments(clip).path != tiled.moments(clip).path
+    assert whole.moments(clip).shape == tiled.moments(clip).shape
+    assert whole.prompt("") == tiled.prompt("")
+    assert whole.image(clip) == tiled.image(clip)
 
 
 def test_the_same_file_may_be_clips_of_several_lengths(base, clip, tmp_path):

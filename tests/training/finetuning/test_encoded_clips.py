@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from training.dataset.clip_frames import read_clip
 from training.dataset.clip_rules import ClipRules
 from training.finetuning import cache_filling
 from training.finetuning.encoded_clips import encode_clips
-from training.finetuning.encoders import ClipEncoding
 from weights.errors import OperationError
 from weights.variants import VARIANTS
 
@@ -79,9 +79,9 @@ def work(monkeypatch):
 
     def load_vae(base, device):
         done.append("vae")
-        return object()
+        return SimpleNamespace(enable_tiling=lambda: done.append("tiling"))
 
-    def encode_frames(vae, frames, encoding):
+    def encode_frames(vae, frames):
         done.append("clips")
         count, height, width, _ = frames.shape
         shape = (32, (count - 1) // 4 + 1, height // 8, width // 8)
@@ -192,12 +192,28 @@ def test_other_rules_make_other_moments_and_images(base, clips, work, tmp_path, 
     assert Counter(work) == {"vae": 1, "clips": 1, "images": 1}
 
 
-@pytest.mark.parametrize("encoding", [ClipEncoding(one_pass=True), ClipEncoding(tiles=True)])
-def test_another_way_of_encoding_makes_other_moments(base, clips, work, tmp_path, encoding):
+def test_tiles_make_other_moments(base, clips, work, tmp_path):
     encode_clips(base, clips[:1], RULES, tmp_path, device=CPU)
     work.clear()
-    encode_clips(base, clips[:1], RULES, tmp_path, device=CPU, encoding=encoding)
-    assert Counter(work) == {"vae": 1, "clips": 1}
+    encode_clips(base, clips[:1], RULES, tmp_path, device=CPU, vae_tiling=True)
+    assert Counter(work) == {"vae": 1, "tiling": 1, "clips": 1}
+
+
+def test_clips_are_encoded_in_tiles_where_that_is_asked_for(base, clips, tmp_path):
+    # Larger than the tiles of diffusers, of 240 by 360 pixels.
+    rules = dataclasses.replace(RULES, frames=1, width=384, height=256)
+    clip = dataclasses.replace(clips[2], path=write_picture(tmp_path / "a.png", 0))
+    whole, tiled = (
+        encode_clips(base, [clip], rules, tmp_path, device=CPU, vae_tiling=tiling).sample(0)
+        for tiling in (False, True)
+    )
+    vae = AutoencoderKLCogVideoX.from_pretrained(base.folder / "vae")
+    vae.enable_tiling()
+    frames = torch.from_numpy(read_clip(clip, rules)).float() / 255 * 2 - 1
+    with torch.no_grad():
+        expected = vae.encode(frames.permute(3, 0, 1, 2)[None]).latent_dist.mean[0]
+    assert torch.allclose(tiled.moments.chunk(2)[0], expected, atol=1e-5)
+    assert not torch.allclose(tiled.moments, whole.moments, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from predictors.pipeline import load_pipeline
 from predictors.prompt_embeddings import PromptEmbeddings
 from predictors.weights_source import ReadyWeights
 from training.finetuning.encoders import (
-    IN_PARTS,
-    ClipEncoding,
     as_pixels,
     encode_frames,
     encoder_dtype,
@@ -66,29 +64,10 @@ def test_a_clip_in_parts_is_what_diffusers_gives(base, vae):
     video = as_pixels(torch.from_numpy(frames)).permute(3, 0, 1, 2)
     with torch.no_grad():
         expected = plain.encode(video[None]).latent_dist.parameters[0]
-    moments = encode_frames(vae, frames, IN_PARTS)
+    moments = encode_frames(vae, frames)
     assert moments.shape == (32, 5, 2, 3)
     assert torch.equal(moments, expected)
     assert not torch.allclose(moments, encoder_at_once(vae, frames), atol=1e-3)
-
-
-@pytest.mark.parametrize("count", [1, 9, 17])
-def test_a_clip_in_one_pass_is_what_the_encoder_gives_at_once(vae, count):
-    # Whatever came before.
-    encode_frames(vae, pixels(25), ClipEncoding(one_pass=True))
-    frames = pixels(count)
-    moments = encode_frames(vae, frames, ClipEncoding(one_pass=True))
-    assert torch.equal(moments, encoder_at_once(vae, frames))
-
-
-def test_tiles_are_used_where_they_are_asked_for(vae):
-    vae.tile_sample_min_height = vae.tile_sample_min_width = 48
-    vae.tile_latent_min_height = vae.tile_latent_min_width = 6
-    frames = pixels(1, 64, 64)
-    whole = encode_frames(vae, frames, IN_PARTS)
-    tiled = encode_frames(vae, frames, ClipEncoding(tiles=True))
-    assert tiled.shape == whole.shape
-    assert not torch.allclose(tiled, whole, atol=1e-3)
 
 
 def test_bytes_become_minus_1_to_1():

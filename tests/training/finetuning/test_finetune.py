@@ -153,6 +153,13 @@ def test_checkpointing_changes_no_gradient(training):
         torch.testing.assert_close(pair.b, read_adapter(again, variant).pairs[name].b)
 
 
+def test_clips_in_tiles_are_kept_beside_whole_ones(training, cache):
+    finetune(training("whole", steps=1))
+    before = len(list((cache / "latents").iterdir()))
+    finetune(training("tiles", steps=1, vae_tiling=True))
+    assert len(list((cache / "latents").iterdir())) == before + 3
+
+
 def test_losses_are_written_for_tensorboard(training):
     asked = training(tracker="tensorboard")
     finetune(asked)

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from predictors.lora.adapter_file import read_adapter
 from predictors.lora.adapters import Adapters
 from tests.training.finetuning.golden_inputs import (
+    lora_of,
     new_transformer,
     output,
     tiny_variant,
     train_at_random,
 )
 from tests.training.finetuning.tiny_variants import VARIANT_OF_GOLDEN
-from training.finetuning.lora import BLOCK_MODULES, add_lora, lora_state_dict
+from training.finetuning.lora import BLOCK_MODULES, add_lora
 from training.finetuning.lora_file import save_lora, training_metadata
 from training.finetuning.settings import SAT_TARGETS
 from weights.errors import OperationError, UserError
@@ -30,7 +31,7 @@ def trained(golden, path, *, rank=4, alpha=1.0, targets=SAT_TARGETS, dtype=torch
     model = new_transformer(golden, dtype)
     train_at_random(add_lora(model, rank=rank, alpha=alpha, targets=targets, seed=0))
     save_lora(
-        lora_state_dict(model),
+        lora_of(model),
         path,
         variant=VARIANT_OF_GOLDEN[golden],
         rank=rank,
@@ -99,7 +100,7 @@ def test_our_reader_has_nothing_to_assume(tmp_path):
 
 def test_what_was_trained_is_in_the_file_bit_for_bit(tmp_path):
     model = trained("2b", tmp_path / "lora.safetensors")
-    state = {f"transformer.{name}": t for name, t in lora_state_dict(model).items()}
+    state = {f"transformer.{name}": t for name, t in lora_of(model).items()}
     saved = load_file(tmp_path / "lora.safetensors")
     assert saved.keys() == state.keys()
     assert all(torch.equal(saved[name], state[name]) for name in state)
@@ -141,7 +142,7 @@ def test_the_same_lora_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_training_that_blew_up_leaves_the_file_before_it(value, tmp_path):
     path = tmp_path / "lora.safetensors"
-    state = lora_state_dict(trained("2b", path))
+    state = lora_of(trained("2b", path))
     before = path.read_bytes()
     name = "transformer_blocks.1.attn1.to_k.lora_B.weight"
     state[name][5, 2] = value

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from predictors.memory_estimate import variant_sizes
 from tests.predictors.meta_models import PeakMemory, meta_vae
@@ -19,6 +21,7 @@ from training.finetuning.memory_estimate import (
     require_fits,
     ways_to_fit,
 )
+from training.finetuning.optimizer import new_optimizer
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.training_memory import TrainingPlan, training_memory
 from weights.errors import UserError
@@ -143,21 +146,41 @@ def test_what_is_trained_and_what_is_frozen_are_the_models(name, settings):
     assert needed.weights - beside == sum(p.nbytes for p in frozen) + tables
 
 
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {id(tensor) for tensor in tree_leaves((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.bytes += sum(tensor.nbytes for tensor in made if id(tensor) not in given)
+        return result
+
+
 def test_the_optimizer_takes_what_torchs_takes():
-    layers = torch.nn.ModuleList(torch.nn.Linear(64, 64, device="meta") for _ in range(8))
+    layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(8))
     count = sum(p.numel() for p in layers.parameters())
     for parameter in layers.parameters():
-        parameter.grad = torch.empty_like(parameter)
-    optimizer = torch.optim.AdamW(layers.parameters(), foreach=True)
-    with PeakMemory(layers) as memory:
+        parameter.grad = torch.ones_like(parameter)
+    # torch has the kernel that a GPU runs for CPUs as well.
+    optimizer = new_optimizer(layers.parameters(), FinetuneSettings(), torch.device("cuda"))
+    # It makes its averages, and then nothing more; each tensor has a step count besides.
+    with Allocated() as first:
         optimizer.step()
-    # With all that is rounded up to the allocator's 512 bytes.
-    assert memory.peak == pytest.approx(count * (8 + 4), rel=0.1)
+    with Allocated() as second:
+        optimizer.step()
+    assert first.bytes == pytest.approx(8 * count, rel=0.01)
+    assert second.bytes < 0.01 * count
     many = plan_of("cogvideox-5b", full=True, checkpointing=True, eight_bit_optimizer=False)
     needed = training_memory(many)
     assert needed.optimizer == 8 * many.parameters
-    # 20 bytes for each parameter at the step: itself, gradient, two averages and their roots.
-    assert needed.step == pytest.approx(20 * many.parameters, rel=0.01)
+    # 16 bytes for each parameter: itself, its gradient and two averages.
+    least = 16 * many.parameters
+    assert least < needed.step < 1.1 * least
 
 
 @pytest.mark.parametrize(
@@ -180,9 +203,8 @@ def test_encoding_a_clip_takes_what_the_vae_takes(name, frames, width, height, t
         # As training.finetuning.encoders and image_condition do it.
         pixels = torch.empty(3, frames, height, width, device="meta")
         model.encode(pixels.unsqueeze(0).to(dtype)).latent_dist.parameters[0].float()
-    needed = estimate(
-        variant, FinetuneSettings(), frames=frames, width=width, height=height, tiles=tiles
-    )
+    settings = FinetuneSettings(vae_tiling=tiles)
+    needed = estimate(variant, settings, frames=frames, width=width, height=height)
     vae = variant_sizes(variant, variant.dtype).vae.total
     assert needed.encode_clips - vae - WORKSPACE == pytest.approx(memory.peak, rel=0.03)
 
@@ -237,6 +259,7 @@ plans = st.builds(
     ema_decay=st.sampled_from([0.0, 0.99]),
     validate_every=st.sampled_from([0, 10]),
     eight_bit_optimizer=st.booleans(),
+    vae_tiling=st.booleans(),
     precision=st.sampled_from(["auto", "fp32", "bf16", "fp16"]),
     processes=st.sampled_from([1, 2, 8]),
 )
@@ -257,6 +280,7 @@ def test_what_saves_memory_never_needs_more(plan):
         {"ema_decay": 0.0},
         {"validate_every": 0},
         {"eight_bit_optimizer": True},
+        {"vae_tiling": True},
     ):
         assert peak(**less) <= now
     fewer = replace(plan, frames=plan.variant.min_frames)
@@ -314,11 +338,16 @@ def test_each_option_is_offered_where_it_is_enough():
     assert "--precision auto (" in message("cogvideox-5b", 24, checkpointing=True, precision="fp32")
 
 
+def test_where_the_vae_takes_the_most_tiles_are_offered():
+    said = message("cogvideox1.5-5b", 20, checkpointing=True, frames=17)
+    assert "24.7 GB of GPU memory (while the VAE encodes clips)" in said
+    assert "Any of these makes it fit: --vae-tiling (18.3 GB). To begin" in said
+
+
 def test_where_nothing_helps_the_stage_that_is_too_large_is_named():
     said = message("cogvideox-2b", 8)
     assert "11.6 GB still (while T5 encodes prompts)" in said
     assert "smaller variant" in said
-    assert "while the VAE encodes clips" in message("cogvideox1.5-5b", 20, full=True)
 
 
 def test_the_table_has_every_released_variant_and_says_that_it_is_computed():

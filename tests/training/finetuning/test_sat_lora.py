@@ -12,9 +12,9 @@ from conversion.convert import convert
 from conversion.convert_lora import convert_lora, plan_lora
 from conversion.plan import ConversionOptions, plan_conversion
 from predictors.lora.adapters import Adapters
-from tests.training.finetuning.golden_inputs import output, tiny_variant, train_at_random
+from tests.training.finetuning.golden_inputs import lora_of, output, tiny_variant, train_at_random
 from tests.training.finetuning.tiny_variants import GOLDEN, VARIANT_OF_GOLDEN
-from training.finetuning.lora import BLOCK_MODULES, add_lora, lora_state_dict
+from training.finetuning.lora import BLOCK_MODULES, add_lora
 from training.finetuning.sat_lora import check_sat_targets, save_sat_lora
 from training.finetuning.settings import SAT_TARGETS
 from weights.errors import OperationError, UserError
@@ -95,7 +95,7 @@ def test_a_lora_of_the_original_computes_here_what_it_computed_there(bases, tmp_
     torch.testing.assert_close(
         output(model, "lora_2b"), expected["case0.out_without_lora"], atol=1e-4, rtol=0
     )
-    state = lora_state_dict(model)
+    state = lora_of(model)
     for name, tensor in load_file(path).items():
         state[name.removeprefix("transformer.")].copy_(tensor)
     torch.testing.assert_close(output(model, "lora_2b"), expected["case0.out"], atol=1e-4, rtol=0)
@@ -104,7 +104,7 @@ def test_a_lora_of_the_original_computes_here_what_it_computed_there(bases, tmp_
 @pytest.mark.parametrize("golden", VARIANT_OF_GOLDEN)
 def test_our_conversion_reads_it_back_bit_for_bit(golden, bases, tmp_path):
     model = trained(bases(golden), rank=3)
-    state = lora_state_dict(model)
+    state = lora_of(model)
     save_sat_lora(state, tmp_path / "sat", base=bases(golden), alpha=1.0, step=40)
     back = converted_back(tmp_path / "sat", tmp_path / "lora.safetensors")
     assert back.keys() == {f"transformer.{name}" for name in state}
@@ -119,7 +119,7 @@ def test_any_alpha_becomes_sats_own(bases, tmp_path):
     """The effect is that of the training where a reader takes alpha for 1, as SAT does."""
     base = bases("5b")
     model = trained(base, alpha=2.7)
-    state = lora_state_dict(model)
+    state = lora_of(model)
     save_sat_lora(state, tmp_path / "sat", base=base, alpha=2.7, step=1)
     back = converted_back(tmp_path / "sat", tmp_path / "lora.safetensors")
     for name, tensor in state.items():
@@ -134,7 +134,7 @@ def test_the_base_in_it_is_whole_and_unchanged(bases, tmp_path):
     """What `convert --without-lora` makes of it is the base, and --merge is the LoRA's effect."""
     base = bases("1.5_5b")
     model = trained(base)
-    save_sat_lora(lora_state_dict(model), tmp_path / "sat", base=base, alpha=1.0, step=1)
+    save_sat_lora(lora_of(model), tmp_path / "sat", base=base, alpha=1.0, step=1)
     vae = GOLDEN / "vae" / "sat" / "vae" / "3d-vae.pt"
     for lora in ("leave out", "merge"):
         options = ConversionOptions(vae=vae, lora=lora)
@@ -151,7 +151,7 @@ def test_the_base_in_it_is_whole_and_unchanged(bases, tmp_path):
 
 def test_sat_finds_the_step_and_the_rank(bases, tmp_path):
     base = bases("2b")
-    save_sat_lora(lora_state_dict(trained(base)), tmp_path / "sat", base=base, alpha=1.0, step=120)
+    save_sat_lora(lora_of(trained(base)), tmp_path / "sat", base=base, alpha=1.0, step=120)
     assert (tmp_path / "sat" / "latest").read_text() == "120"
     assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == {
         "sat/latest",
@@ -172,7 +172,7 @@ def test_other_targets_than_sats_are_refused_before_anything_is_written(targets,
     with pytest.raises(UserError, match="SAT's LoRA changes to_k, to_out"):
         check_sat_targets(targets)
     base = bases("2b")
-    state = lora_state_dict(trained(base, targets=targets))
+    state = lora_of(trained(base, targets=targets))
     with pytest.raises(UserError, match=r"missing|unknown"):
         save_sat_lora(state, tmp_path / "sat", base=base, alpha=1.0, step=1)
     assert list(tmp_path.iterdir()) == []
@@ -184,7 +184,7 @@ def test_sats_own_targets_are_taken_in_any_order_and_by_full_names():
 
 
 def test_a_lora_for_another_model_is_refused(bases, tmp_path):
-    state = lora_state_dict(trained(bases("2b")))
+    state = lora_of(trained(bases("2b")))
     state["transformer_blocks.2.attn1.to_q.lora_A.weight"] = torch.zeros(4, 128)
     with pytest.raises(UserError, match=r"unknown: transformer_blocks\.2"):
         save_sat_lora(state, tmp_path / "sat", base=bases("2b"), alpha=1.0, step=1)
@@ -192,7 +192,7 @@ def test_a_lora_for_another_model_is_refused(bases, tmp_path):
 
 def test_a_taken_folder_is_left_alone(bases, tmp_path):
     (tmp_path / "mine").write_text("x")
-    state = lora_state_dict(trained(bases("2b")))
+    state = lora_of(trained(bases("2b")))
     with pytest.raises(UserError, match="is there already"):
         save_sat_lora(state, tmp_path, base=bases("2b"), alpha=1.0, step=1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
@@ -201,7 +201,7 @@ def test_a_taken_folder_is_left_alone(bases, tmp_path):
 def test_a_full_disk_is_told_before_anything_is_written(bases, tmp_path, monkeypatch):
     import shutil
 
-    state = lora_state_dict(trained(bases("2b")))
+    state = lora_of(trained(bases("2b")))
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OperationError, match=r"1\.0 MB free\. [0-9.]+ MB are needed"):

@@ -8,8 +8,10 @@ import pytest
 from cli.openapi_schema import input_properties, openapi_document
 from cli.runners import TRAINER
 from training.finetuning import training_inputs
+from training.finetuning.lora import block_targets
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.training_inputs import validate
+from training.lr_schedules import schedule_named
 from weights.errors import UserError
 
 SETTINGS = {
@@ -24,8 +26,13 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def properties():
-    return input_properties(openapi_document(TRAINER), "train")
+def document():
+    return openapi_document(TRAINER)
+
+
+@pytest.fixture(scope="module")
+def properties(document):
+    return input_properties(document, "train")
 
 
 @pytest.fixture
@@ -45,6 +52,8 @@ def test_the_defaults_are_those_of_the_settings_but_one(given):
     assert asked.settings.checkpointing
     assert asked.settings.validation_prompts == ()
     assert asked.settings.validate_every == 0
+    assert asked.settings.targets == default.targets
+    assert asked.settings.lr_schedule == "constant"
     assert (asked.trigger_word, asked.images, asked.skip_bad) == ("", False, False)
 
 
@@ -72,6 +81,42 @@ def test_the_limits_are_those_of_the_signature(properties):
 def test_every_input_reaches_its_setting(given, name, field):
     value = False if name == "gradient_checkpointing" else 3 if name != "learning_rate" else 0.3
     assert getattr(validate(**given | {name: value}).settings, field) == value
+
+
+def test_the_choices_are_those_of_the_signature(document, properties):
+    schemas = document["components"]["schemas"]
+    choices = {name: schemas[name]["enum"] for name in properties if name in schemas}
+    assert choices == {
+        "lr_schedule": list(training_inputs.LR_SCHEDULES),
+        "targets": list(training_inputs.TARGETS),
+    }
+
+
+@pytest.mark.parametrize("name", training_inputs.LR_SCHEDULES)
+def test_every_schedule_is_one_that_needs_nothing_besides(given, name):
+    chosen = validate(**given | {"lr_schedule": name}).settings
+    rate = schedule_named(chosen.lr_schedule, steps=chosen.steps, warmup=chosen.warmup_steps)
+    assert rate(0) == 1.0
+    assert rate(chosen.steps - 1) == (1.0 if name == "constant" else pytest.approx(0, abs=1e-2))
+
+
+def test_the_constant_rate_is_the_default_of_the_settings():
+    default = FinetuneSettings()
+    rates = [
+        schedule_named(name, steps=9, warmup=default.warmup_steps)
+        for name in ("constant", default.lr_schedule)
+    ]
+    assert [rates[0](step) for step in range(9)] == [rates[1](step) for step in range(9)]
+
+
+def test_targets_are_layers_of_a_block(given):
+    attention = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
+    more = ("ff.net.0.proj", "ff.net.2")
+    for asked, layers in {
+        "attention": attention,
+        "attention+feed-forward": attention + more,
+    }.items():
+        assert block_targets(validate(**given | {"targets": asked}).settings.targets) == layers
 
 
 def test_a_whole_number_may_be_written_as_a_float(given):
@@ -112,6 +157,10 @@ def test_a_folder_of_the_server_is_refused(given, tmp_path):
         ("rank", 0),
         ("alpha", -1),
         ("batch_size", 65),
+        ("lr_schedule", "piecewise_constant"),
+        ("lr_schedule", None),
+        ("targets", "to_q"),
+        ("targets", ["attention"]),
         ("seed", -1),
         ("seed", 2**31),
         ("trigger_word", "x" * 101),

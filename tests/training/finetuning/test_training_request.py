@@ -25,6 +25,8 @@ DEFAULTS = {
     "trigger_word": "",
     "steps": 2,
     "learning_rate": 1e-3,
+    "lr_schedule": "constant",
+    "targets": "attention",
     "rank": 4,
     "alpha": 1,
     "batch_size": 1,
