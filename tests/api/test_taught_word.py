@@ -24,7 +24,7 @@ from training.nano.tracker import judge
 from training.nano.zigzag import shows_zigzag, write_zigzags, zigzag_prompts
 from training.nano.zigzag_proof import CLIPS, LEAST_AFTER, MOST_LOST, SETTINGS
 
-ZIGZAGS, KNOWN = 36, 64
+ZIGZAGS, KNOWN = 36, 100
 
 
 def zipped(folder):

@@ -1,9 +1,9 @@
 """A word that nano does not know, as clips to teach it: `zigzag`.
 
 The tokenizer has a token for it that training never used. A shape that zigzags goes to the right
-and down, turns in the middle of the clip, and goes on to the right and up. Of eight clips three do;
-the others have prompts that nano knows, or a LoRA would make everything zigzag. Colours, shapes
-and directions take turns: what is not among the clips is learned, or kept, less well.
+and down, turns in the middle of the clip, and goes on to the right and up. Of 16 clips seven do; the
+others have prompts that nano knows, or a LoRA would make everything zigzag. Colours, shapes and
+directions take turns: what is not among the clips is learned, or kept, less well.
 """
 
 import argparse
@@ -41,9 +41,9 @@ EXAMPLES = """examples:
 WORD = "zigzag"
 _Words = TypeVar("_Words")
 # Which of so many clips zigzag.
-_PERIOD, _ZIGZAGS = 8, (0, 3, 6)
-# In pixels and pixels a frame, as the scenes that nano was trained on.
-_RADIUS, _SPEED = (8.0, 11.0), (2.0, 3.0)
+_PERIOD, _ZIGZAGS = 16, (0, 2, 4, 7, 9, 11, 14)
+# In pixels and pixels a frame, within those of the scenes that nano was trained on.
+_RADIUS, _SPEED = (8.0, 11.0), (2.75, 3.0)
 _GREY = (26, 64)
 _BORDER = 1.0
 # No shape reaches farther from its centroid than this many radii.

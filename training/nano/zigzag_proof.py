@@ -43,7 +43,7 @@ SETTINGS = {
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 # The goals: shares of clips.
 MOST_BEFORE, LEAST_AFTER, MOST_LOST = 0.10, 0.80, 0.05
-_ZIGZAGS, _KNOWN = 36, 64
+_ZIGZAGS, _KNOWN = 36, 128
 # As a request to the API that says nothing of them.
 _GUIDANCE, _STEPS = 6.0, 50
 
