@@ -58,6 +58,8 @@ bench: setup
 	$(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/speed_presets.py
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/sample.py
 
 # Trains what ships in weights/nano and weights/nano-i2v: under two hours on two quiet cores. The
 # same command goes on after an interruption.
