@@ -8,10 +8,12 @@ follow the line. The same command again does what is missing, and no more.
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from cli.serve import tell
 from sampling import options as sampling_options
+from sampling.interruption import interruptible
 from weights.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,24 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    _check_executor(options)
+    try:
+        # Also while modules are imported and weights are installed, which takes its time.
+        with interruptible():
+            summary = _summary(options)
+    except KeyboardInterrupt:
+        tell("\ninterrupted. The same command goes on from here.")
+        return _INTERRUPTED
+    return _report(options, summary)
+
+
+def _summary(options: argparse.Namespace) -> "Summary":
     from cli.progress import byte_progress
     from sampling.chosen_command import chosen_command
     from sampling.prepared_run import prepare_run
     from sampling.run import sample_prompts
 
-    _check_executor(options)
-    try:
-        command = chosen_command(options, prepare=_prepare_nano, progress=byte_progress)
-        if command.prompts is None:
-            summary = _typed(options, command)
-        else:
-            summary = sample_prompts(
-                prepare_run(command), lambda prepared: _executor(options, prepared)
-            )
-    except KeyboardInterrupt:
-        tell("\ninterrupted. The same command goes on from here.")
-        return _INTERRUPTED
-    return _report(options, summary)
+    command = chosen_command(options, prepare=_prepare_nano, progress=byte_progress)
+    if command.prompts is None:
+        return _typed(options, command)
+    return sample_prompts(prepare_run(command), lambda prepared: _executor(options, prepared))
 
 
 def _check_executor(options: argparse.Namespace) -> None:
@@ -103,11 +108,25 @@ def _prepare_nano(weights: str) -> None:
 def _typed(options: argparse.Namespace, command: "SampleCommand") -> "Summary":
     from sampling.typed_prompts import sample_typed
 
-    if options.ray is not None or options.parallel is not None:
+    of_files = {
+        "--ray": options.ray is not None,
+        "--parallel": options.parallel is not None,
+        "--batch": options.batch > 1,
+        "--retry-failed": options.retry_failed,
+        "--overwrite": options.overwrite,
+    }
+    given = [name for name, is_given in of_files.items() if is_given]
+    if given:
         raise UserError(
-            "PROMPTS is - and --ray or --parallel is given.",
-            "Typed prompts are sampled here, one after the other.",
+            f"PROMPTS is - and {given[0]} is given.",
+            "Typed prompts are sampled here, one after the other, each on a line that is new.",
             "Leave the option out, or write the prompts into a file.",
+        )
+    if sys.stdin is None:
+        raise UserError(
+            "PROMPTS is - and standard input is closed.",
+            "Prompts are read from there.",
+            "Type them, pipe them in or name a file.",
         )
     return sample_typed(command)
 

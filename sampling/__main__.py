@@ -21,6 +21,7 @@ EXAMPLES = """examples:
 exit codes of each rank: 0 done, 1 some of its lines failed, 2 bad input or usage, 130 interrupted
 """
 _INTERRUPTED = 130
+_SHOWN_FAILURES = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +68,9 @@ def _sample(options: argparse.Namespace, rank: Rank) -> int:
         print(json.dumps({"rank": rank.number, **summary.to_json()}), flush=True)
     elif rank.number == 0:
         print(summary.manifest, flush=True)
+    # Those of earlier runs, too: torchrun itself says no more than the exit code.
+    for line in sorted(summary.failed)[:_SHOWN_FAILURES]:
+        print(f"Line {line}: {summary.failed[line]}", file=sys.stderr, flush=True)
     return summary.exit_code
 
 

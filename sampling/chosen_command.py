@@ -1,6 +1,7 @@
 """What the options say, together with SAT's configuration files, as one command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
@@ -135,9 +136,22 @@ def _converted(source: SatSource, progress: ShowBytes) -> "SatWeights":
 
 
 def _own_lora(fields: dict[str, Any]) -> tuple[Path, ...]:
-    """Make the path of a file in --lora absolute; gives its folder, which whoever types may use."""
+    """Make the path of a file in --lora absolute; gives its folder, which whoever types may use.
+
+    Raises:
+        UserError: it can only be a file, and there is none.
+    """
     lora = fields.get("lora")
-    if not lora or "://" in lora or not Path(lora).is_file():
+    if not lora or "://" in lora:
+        return ()
+    # Not Path.is_file, which raises where a name is too long.
+    if not os.path.isfile(lora):  # noqa: PTH113
+        if lora.startswith(("/", ".")) or "/" not in lora:
+            raise UserError(
+                f"There is no file {lora[:200]}.",
+                "--lora takes a file, a URL or a repository, as owner/name.",
+                "Correct it.",
+            )
         return ()
     path = Path(lora).resolve()
     fields["lora"] = str(path)

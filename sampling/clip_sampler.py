@@ -3,12 +3,12 @@
 import gc
 import json
 import os
+import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from sampling.clip_failure import end_if_hopeless, failure_message
 from sampling.clip_job import ClipJob, WorkUnit
 from sampling.clip_record import done_record, failed_record
 from sampling.job_plan import settings_of
+from weights.errors import UserError
 from weights.variants import Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from predictors.operator_settings import OperatorSettings
     from predictors.pipeline import LoadedPipeline
+    from predictors.request import Request
     from sampling.manifest import Record
     from sampling.output_store import OutputStore
     from sampling.prompt_encoding import UnitEmbeddings
@@ -69,6 +71,7 @@ class ClipSampler:
         loaded: "LoadedPipeline",
         store: "OutputStore",
     ) -> None:
+        from sampling.scratch_folder import scratch_folder
         from sampling.unit_loras import UnitLoras
 
         self._settings = settings
@@ -77,9 +80,8 @@ class ClipSampler:
         self._loras = UnitLoras(
             loaded.pipe.transformer, loaded.variant, operator, settings.lora_paths
         )
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="cogvideox-sample-", dir=settings.scratch, ignore_cleanup_errors=True
-        )
+        self._scratch = ExitStack()
+        self._folder = self._scratch.enter_context(scratch_folder(settings.scratch))
 
     @classmethod
     def load(cls, settings: SamplerSettings, *, text_encoder: bool = False) -> "ClipSampler":
@@ -173,7 +175,7 @@ class ClipSampler:
 
     def close(self) -> None:
         """Remove the scratch files. The pipeline goes with the object."""
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def _denoise(
         self, jobs: Sequence[ClipJob], embeddings: "UnitEmbeddings"
@@ -183,7 +185,7 @@ class ClipSampler:
         from predictors.speed import speed_preset
 
         request = jobs[0].request
-        images = [_first_frame(job) for job in jobs if job.image]
+        images = [_first_frame(job.request, job.image) for job in jobs if job.image]
         # An interrupted run may have left hooks that are not put back yet.
         self.pipe.maybe_free_model_hooks()
         with (
@@ -227,7 +229,7 @@ class ClipSampler:
         from predictors.video import write_video
 
         request = job.request
-        path = Path(self._scratch.name) / job.name
+        path = self._folder / job.name
         write_video(
             decode(self.pipe, latents, request.num_frames),
             path,
@@ -263,11 +265,16 @@ class ClipSampler:
         return failure_message(error)
 
 
-def _first_frame(job: ClipJob) -> Any:
+def _first_frame(request: "Request", path: Path) -> Any:
     from predictors.input_image import fit_image, read_image
 
-    request = job.request
-    return fit_image(read_image(job.image), request.width, request.height, request.image_fit)
+    if not path.is_file():
+        raise UserError(
+            f"image {path} is no file of this machine ({socket.gethostname()}).",
+            "It was there at the start, and is read when its line is sampled.",
+            "Put it where all machines see it, and add --retry-failed.",
+        )
+    return fit_image(read_image(path), request.width, request.height, request.image_fit)
 
 
 def _free_memory() -> None:

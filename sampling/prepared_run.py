@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from predictors.lora.source import parse_source
 from predictors.operator_settings import OperatorSettings, operator_settings
 from predictors.request import validate
 from predictors.weights_source import ReadyWeights, resolve_weights
@@ -143,8 +144,11 @@ def job_rules(
     if given.get("scheduler") in SAT_SAMPLERS:
         given["scheduler"] = "auto"
     # A mistake in an option is no line's: it is said before anything is done.
-    validate(weights.variant, prompt="any", seed=command.seed, **given)
+    request = validate(weights.variant, prompt="any", seed=command.seed, **given)
     places = operator.lora_places
+    places = replace(places, folders=(*places.folders, *command.lora_paths))
+    if request.lora:
+        parse_source(request.lora, places)
     origin = {
         "weights": weights_identity(weights.folder),
         "int8": operator.pipeline.int8,
@@ -155,7 +159,7 @@ def job_rules(
         defaults=command.defaults,
         seed=command.seed,
         origin=digest_of(origin),
-        lora_places=replace(places, folders=(*places.folders, *command.lora_paths)),
+        lora_places=places,
     )
 
 

@@ -87,7 +87,9 @@ def wait_for_all(rank: Rank) -> None:
 
     # torchrun's own; a client of it takes no part in any collective.
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    if store.add("cogvideox/arrived", 1) == rank.world:
-        store.set("cogvideox/all", "1")
-    while not store.check(["cogvideox/all"]):  # its own wait can't be interrupted
+    # The store outlives ranks that --max-restarts starts anew.
+    name = f"cogvideox/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if store.add(f"{name}/arrived", 1) == rank.world:
+        store.set(f"{name}/all", "1")
+    while not store.check([f"{name}/all"]):  # its own wait can't be interrupted
         time.sleep(_POLL)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampling.clip_job import WorkUnit
+from sampling.clip_record import failed_record
 from sampling.clip_sampler import ClipSampler, SamplerSettings
-from sampling.job_plan import settings_of
 from sampling.out_probe import probe_in
 from sampling.ray_actor import Load, PipelineActor, Refusal
 from sampling.ray_connection import connected
@@ -214,7 +214,12 @@ class RayExecutor:
         if task.deaths < DEATHS:
             self._again.appendleft(task)
             return None
-        return _failed_records(task.unit, f"Its worker died {DEATHS} times: {cause}")
+        error = f"Its worker died {DEATHS} times: {cause}"
+        return [
+            failed_record(job, error, None)
+            for job in task.unit.jobs
+            if job.line in task.unit.missing
+        ]
 
     def _tell_of_waiting(self) -> None:
         import ray
@@ -236,28 +241,6 @@ def _for_other_processes(settings: SamplerSettings, *, folder: Path | None) -> S
         # Files of workers that are killed go with the cluster's folder, where it is ours.
         scratch=folder,
     )
-
-
-def _failed_records(unit: WorkUnit, error: str) -> "list[Record]":
-    from sampling.manifest import Record
-
-    return [
-        Record(
-            line=job.line,
-            prompt=job.request.prompt,
-            image=str(job.image) if job.image else None,
-            seed=job.request.seed,
-            settings=settings_of(job),
-            key=job.key,
-            file=None,
-            digest=None,
-            bytes=None,
-            seconds=None,
-            error=error,
-        )
-        for job in unit.jobs
-        if job.line in unit.missing
-    ]
 
 
 def _cause(error: Exception) -> str:

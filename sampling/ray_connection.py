@@ -7,6 +7,7 @@ loopback address only, wants a token that is made for it, and ends with us.
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ _QUIET = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Ray's sockets lie two long names below its folder, and a socket's path has at most 107 bytes.
 _FOLDER_OF_SOCKETS = "/tmp"  # noqa: S108  what is made there is for this user only
+# Seconds for the head to accept a connection.
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +139,17 @@ def _joined(stack: ExitStack, address: str, workers: int | None) -> Cluster:
     ray = _ray(_QUIET)
     stack.callback(ray.shutdown)
     try:
+        _knock(address)
         _init(ray, address=address)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (
+        OSError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+        ray.exceptions.RayError,
+    ) as error:
         raise UserError(
-            f"--ray is {address!r}, and connecting there failed: {error}",
+            f"--ray is {address!r}, and connecting there failed: {str(error).rstrip('. ')}.",
             "The address of a running Ray cluster is expected, with the same Python and Ray as "
             "here.",
             "Give HOST:PORT of its head, `auto` on one of its machines, or no address for a "
@@ -149,6 +159,16 @@ def _joined(stack: ExitStack, address: str, workers: int | None) -> Cluster:
     return Cluster(
         workers=workers or gpus or _machines(ray), gpus_per_worker=min(gpus, 1), folder=None
     )
+
+
+def _knock(address: str) -> None:
+    """Raise OSError, ValueError or OverflowError where nobody listens.
+
+    Ray would try again for many minutes.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
 
 
 def _machines(ray: Any) -> int:

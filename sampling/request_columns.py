@@ -164,7 +164,9 @@ def _check_text(name: str, text: str) -> None:
         )
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(
-            f"{name} has half a character, a lone surrogate.", "Unicode is expected.", "Correct it."
+            f"{name} has half a character, a lone surrogate.",
+            "Unicode is expected, in UTF-8.",
+            "Correct it.",
         )
 
 

@@ -174,7 +174,9 @@ def run_sampling(
 
 def manifest_url(store: OutputStore) -> str:
     """Where the manifest is, in words."""
-    return f"{shown_url(store.url).rstrip('/')}/{MANIFEST}"
+    # A folder's name may have all that is left out of a URL.
+    place = store.url if store.url.startswith("/") else shown_url(store.url)
+    return f"{place.rstrip('/')}/{MANIFEST}"
 
 
 def _encoded(prepared: "PreparedRun", folder: Path, check: Callable[[], object]) -> EncodedPrompts:

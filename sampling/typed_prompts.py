@@ -1,5 +1,6 @@
 """Prompts typed one by one: the pipeline stays loaded, text encoder and all."""
 
+import io
 import os
 import re
 import sys
@@ -99,12 +100,18 @@ def _sampled(job: ClipJob, sampler: ClipSampler, prompts: PromptEmbeddings) -> R
 
 def _typed_lines() -> Iterator[str]:
     """What is typed, without blank lines; a terminal is asked for it."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Bytes that are no UTF-8 then spoil their line, and not the run.
+        sys.stdin.reconfigure(errors="surrogateescape")
+    mark = "\ufeff"
     while True:
         if sys.stdin.isatty():
             print(_PROMPT, end="", file=sys.stderr, flush=True)
         text = sys.stdin.readline()
         if not text:
             return
+        # As of a file that is piped in: only the first line has one.
+        text, mark = text.removeprefix(mark), ""
         if text.strip():
             yield text
 

@@ -110,6 +110,9 @@ class _Ranks:
             # Whoever comes late, say by a download, must not be waited for in a computation.
             self._answers()
             self._busy = False
+        except _BrokenGroupError as error:
+            self.end()
+            raise _not_loaded(str(error)) from None
         except BaseException:
             self.end()
             raise
@@ -247,6 +250,14 @@ def _check(settings: SamplerSettings, layout: Layout) -> None:
 
 def _first_error(outcomes: list[Outcome]) -> str:
     return next(error for outcome in outcomes for error in outcome.errors.values())
+
+
+def _not_loaded(message: str) -> OperationError:
+    return OperationError(
+        f"A process could not load the weights: {message}",
+        "Each process holds the whole model.",
+        "Sample without --parallel to see whether that loads; --debug shows where it fails.",
+    )
 
 
 def _hopeless(unit: WorkUnit, message: str) -> OperationError:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import pytest
@@ -141,7 +142,12 @@ def test_a_lora_of_ones_own_may_be_anywhere(tmp_path, monkeypatch):
         (["prompts.txt", "out", "--parallel", "1"], "--parallel is 1"),
         (["prompts.txt", "out", "--ray", "--parallel", "2"], "--ray and --parallel are both given"),
         (["prompts.txt", "out", "--inference", "a.yaml"], "--inference is given without"),
-        (["-", "out", "--parallel", "2"], "PROMPTS is - and"),
+        (["-", "out", "--parallel", "2"], "PROMPTS is - and --parallel is given"),
+        (["-", "out", "--batch", "2"], "PROMPTS is - and --batch is given"),
+        (["-", "out", "--overwrite"], "PROMPTS is - and --overwrite is given"),
+        (["-", "out", "--retry-failed"], "PROMPTS is - and --retry-failed is given"),
+        (["-", "out", "--lora", "none.safetensors"], "There is no file none.safetensors"),
+        (["prompts.txt", "out", "--lora", f"/{'a' * 300}"], "There is no file /aaa"),
         (["none.txt", "out"], "none.txt can't be read"),
         (["none.txt", "ftp://host/out"], "ftp://host/out can't be written to"),
     ],
@@ -195,6 +201,28 @@ def test_the_same_command_goes_on_after_ctrl_c(run, stubs, tmp_path, out, capsys
     assert stubs[1].sampled == [2, 3]
 
 
+def test_sigterm_before_anything_is_sampled_is_130_too(run, tmp_path, out, monkeypatch, capsys):
+    def preparing(command):
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("sampling.prepared_run.prepare_run", preparing)
+        assert run(prompt_file(tmp_path, 1), out) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "The same command goes on" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_modules_are_imported_is_130_too(run, tmp_path, out, monkeypatch):
+    class Interrupted(ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "sampling.run", Interrupted("sampling.run"))
+    assert run(prompt_file(tmp_path, 1), out) == 130
+
+
 def test_a_real_run_through_the_verb(run, tmp_path, out):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("prompt,seed,output_format\na circle,7,\na square,,webm\n")
@@ -214,6 +242,22 @@ def test_prompts_are_typed_one_by_one(run, out, capsys, monkeypatch):
     assert run("-", out) == 0
     assert {record["line"]: record["seed"] for record in records(out)} == {1: 43, 2: 44, 3: 45}
     assert sorted(videos(out)) == ["000001.mp4", "000002.mp4", "000003.mp4"]
+
+
+def test_what_is_piped_in_may_begin_with_a_mark_and_need_not_be_utf_8(
+    run, out, capsys, monkeypatch
+):
+    piped = io.BytesIO(b"\xef\xbb\xbfa circle\r\n\xff\na square\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(piped, "utf-8", "strict"))
+    assert run("-", out) == 1
+    assert "Line 2: Line 2: prompt" in capsys.readouterr().err
+    assert [record["prompt"] for record in records(out)] == ["a circle", None, "a square"]
+
+
+def test_there_is_nothing_to_type_on(run, out, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert run("-", out) == 2
+    assert "standard input is closed" in capsys.readouterr().err
 
 
 def test_a_terminal_is_asked_and_a_bad_line_is_told(tiny_i2v_folder, out, capsys, monkeypatch):
@@ -298,8 +342,11 @@ def test_the_examples_of_the_help_parse():
 def test_the_guide_begins_with_what_works(tmp_path, monkeypatch, tiny_folder):
     """The guide's first commands and its typed prompt, copied, with fewer steps."""
     monkeypatch.chdir(tmp_path)
-    blocks_of = [block.text for block in blocks(ROOT / "docs" / "sampling.md", "sh")]
-    runs = [text for text in blocks_of if "outputs/" in text]
+    guide = ROOT / "docs" / "sampling.md"
+    begins, _ = guide.read_text(encoding="utf-8").split("\n## Many GPUs")
+    first = [block for block in blocks(guide, "sh") if block.line <= begins.count("\n")]
+    runs = [block.text for block in first if "outputs/" in block.text]
+    assert len(runs) == 3
     script = "\n".join(runs).replace("outputs/clips", "outputs/clips --num-inference-steps 2")
     script = script.replace("cogvideox", f"{sys.executable} -m cli.main")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COGVIDEOX_WEIGHTS": str(tiny_folder)}

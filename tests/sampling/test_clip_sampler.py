@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import os
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -133,14 +132,14 @@ def test_a_record_says_what_the_file_is(sampler, model, out):
     assert record.seconds > 0
     assert record.settings["num_inference_steps"] == 2
     assert read_metadata(out / "000007.mp4")["seed"] == "49"
-    assert list(Path(sampler._scratch.name).iterdir()) == []
+    assert [path.name for path in sampler._folder.iterdir()] == [".in-use"]
 
 
 def test_metadata_stays_out_where_the_operator_wants_it(tiny_folder, model, out):
     with load(tiny_folder, "t2v", out, metadata=False) as sampler:
         sampled(sampler, model, line(1, **STEPS))
     assert read_metadata(out / "000001.mp4") == {}
-    assert not Path(sampler._scratch.name).exists()
+    assert not sampler._folder.exists()
 
 
 def test_the_text_encoder_is_not_loaded(loaded):
@@ -205,6 +204,18 @@ def test_an_image_that_can_not_be_decoded_spoils_its_own_line_only(loaded_i2v, o
     assert (failed.file, failed.digest, failed.bytes) == (None, None, None)
     assert failed.key == unit.jobs[1].key
     assert [path.name for path in out.iterdir()] == ["000001.mp4"]
+
+
+def test_an_image_that_went_away_before_it_was_needed_is_named(loaded_i2v, out, tmp_path):
+    image = tmp_path / "cat.png"
+    Image.effect_noise((64, 64), 50).save(image)
+    unit = unit_of(line(1, image=image, **STEPS), task="i2v")
+    image.unlink()
+    with sampling_to(loaded_i2v, out) as sampler:
+        embeddings = UnitEmbeddings(torch.zeros(1, 16, 64), torch.zeros(1, 16, 64))
+        (failed,) = sampler.sample(unit, embeddings)
+    assert f"{image} is no file" in failed.error
+    assert "sent" not in failed.error
 
 
 def failing(monkeypatch, name, error, *, times=None):

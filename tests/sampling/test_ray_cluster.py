@@ -1,11 +1,12 @@
 """Actors on a real Ray cluster of this machine, with a stub for the pipeline: who gets what, and
-what happens when one dies. The clips are a line of text; the real pipeline's turn is in
-test_ray_sample.py. Each worker takes a second to start: what is slow needs new ones.
+what happens when one dies. The clips are a line of text, but for one test; more of the real
+pipeline is in test_ray_sample.py. Each worker takes a second to start: what is slow needs new ones.
 """
 
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,14 @@ from sampling.clip_sampler import SamplerSettings
 from sampling.manifest import Record
 from sampling.ray_cluster import DEATHS, RayExecutor
 from sampling.ray_connection import connected
+from sampling.run import sample_prompts
+from tests.sampling.sampling_runs import (
+    prepared,
+    prompt_file,
+    records,
+    videos,
+    without_seconds,
+)
 from weights.errors import OperationError, UserError
 from weights.variants import VARIANTS
 
@@ -117,14 +126,19 @@ def processes_in(folder):
 
 
 @pytest.fixture
-def executor(cluster, monkeypatch, tmp_path):
-    """Makes executors on the cluster that runs."""
+def on_cluster(cluster, monkeypatch):
+    """Executors use the cluster that runs."""
 
     @contextmanager
     def running(address, workers):
         yield dataclasses.replace(cluster, workers=workers or cluster.workers)
 
     monkeypatch.setattr(ray_cluster, "connected", running)
+
+
+@pytest.fixture
+def executor(on_cluster, tmp_path):
+    """Makes executors with stubs."""
     made = []
 
     def make(workers=2, load=load):
@@ -150,6 +164,22 @@ def test_all_units_come_back_from_all_workers(executor, tmp_path):
         f"{prompt} {line} e{line}" for line, prompt in enumerate("abcdefghij", 1)
     }
     assert all(r.error is None for r in found.values())
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_videos_of_the_real_pipeline_are_those_of_one_process(tiny_folder, tmp_path):
+    prompts = prompt_file(tmp_path, 2)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    sample_prompts(prepared(tiny_folder, prompts, alone))
+
+    summary = sample_prompts(
+        prepared(tiny_folder, prompts, shared), lambda run: RayExecutor(run.settings, workers=1)
+    )
+
+    assert (summary.made, summary.failed) == (2, {})
+    assert videos(shared) == videos(alone)
+    assert {p.name for p in shared.iterdir()} == {*videos(alone), "manifest.jsonl"}
+    assert without_seconds(records(shared)) == without_seconds(records(alone))
 
 
 @pytest.mark.slow
@@ -265,6 +295,22 @@ def test_the_cluster_is_this_machine_s_only(cluster):
 def test_an_address_of_another_kind_is_refused(address):
     with pytest.raises(UserError, match="HOST:PORT"), connected(address, None):
         pass
+
+
+@pytest.mark.timeout(60)
+def test_a_head_that_is_not_there_is_said_at_once():
+    """Ray itself tries for many minutes, and says nothing but warnings of its own."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # without `listen` it refuses whoever comes
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"connecting there failed: .*refused\. The address"):
+            connected(address, None).__enter__()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", f"{'x' * 70}.test:1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(UserError, match="connecting there failed"):
+        connected(address, None).__enter__()
 
 
 def test_no_workers_are_refused():

@@ -1,4 +1,8 @@
-"""`cogvideox sample --ray` with the real pipeline of nano: what is killed changes no byte."""
+"""`cogvideox sample --ray` with the real pipeline of nano: what is killed changes no byte.
+
+Each run starts a cluster and processes that import all of torch: all of it is slow. The fast twin
+is in test_ray_cluster.py: the real pipeline of a tiny model on that file's one cluster.
+"""
 
 import json
 import os
@@ -18,6 +22,8 @@ import pytest
 
 from cli.main import main
 from cli.nano import CHECKPOINTS, convert_nano
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [
@@ -153,7 +159,7 @@ def driver():
             shutil.rmtree(folder.parents[1])
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [FEW, MANY])
 def test_a_killed_worker_changes_no_byte(prompts_and_videos, driver, tmp_path, count):
     prompts, expected = prompts_and_videos(count)
     out = tmp_path / "clips"
@@ -170,7 +176,6 @@ def test_a_killed_worker_changes_no_byte(prompts_and_videos, driver, tmp_path, c
     assert {p.name for p in out.iterdir()} == {*expected, "manifest.jsonl"}
 
 
-@pytest.mark.slow
 def test_a_killed_driver_goes_on_with_what_is_missing(prompts_and_videos, driver, tmp_path):
     prompts, expected = prompts_and_videos(MANY)
     out = tmp_path / "clips"
@@ -191,7 +196,6 @@ def test_a_killed_driver_goes_on_with_what_is_missing(prompts_and_videos, driver
     assert videos(out) == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_an_interrupted_run_leaves_nothing_running(
     prompts_and_videos, driver, tmp_path, number, group
@@ -263,7 +267,6 @@ def two_nodes():
                 node.kill()
 
 
-@pytest.mark.slow
 def test_a_lost_machine_changes_no_byte(prompts_and_videos, driver, two_nodes, tmp_path):
     """One worker per machine; when one machine is gone, the other does the rest."""
     prompts, expected = prompts_and_videos(FEW)

@@ -281,6 +281,19 @@ def test_a_bad_option_is_refused_before_anything_is_done(tiny_folder, tmp_path, 
     assert prepared(tiny_folder, prompts, out, defaults={"scheduler": "sat"}).lines == 2
 
 
+def test_a_lora_that_nobody_may_name_is_no_lines_fault(tiny_folder, tmp_path, out):
+    defaults = STEPS | {"lora": "ftp://host/a.safetensors"}
+    with pytest.raises(UserError, match="lora is"):
+        prepared(tiny_folder, prompt_file(tmp_path, 2), out, defaults=defaults)
+
+
+@pytest.mark.parametrize("name", ["clips?take=1", "clips#2", "me@home"])
+def test_the_manifests_place_is_where_it_is(tiny_folder, tmp_path, name):
+    out = tmp_path / name
+    summary, _ = stubbed(prepared(tiny_folder, prompt_file(tmp_path, 1), out))
+    assert Path(summary.manifest).samefile(out / "manifest.jsonl")
+
+
 def test_prompts_are_read_before_weights_are_installed(tmp_path, out):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("promt\na circle\n")

@@ -1,8 +1,8 @@
 """A word that nano does not know, as clips to teach it: `zigzag`.
 
 The tokenizer has a token for it that training never used. A shape that zigzags goes to the right
-and down, turns in the middle of the clip, and goes on to the right and up. Of 16 clips seven do; the
-others have prompts that nano knows, or a LoRA would make everything zigzag. Colours, shapes and
+and down, turns in the middle of the clip, and goes on to the right and up. Of 16 clips seven do;
+the others have prompts that nano knows, or a LoRA would make everything zigzag. Colours, shapes and
 directions take turns: what is not among the clips is learned, or kept, less well.
 """
 

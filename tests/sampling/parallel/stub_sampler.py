@@ -122,6 +122,10 @@ def load_refused(settings):
     raise UserError(f"{settings.out} is not a place.", "It should be.", "Make it one.")
 
 
+def load_broken(settings):
+    raise RuntimeError("not one of ours")
+
+
 def main(out, prompt):
     executor = ParallelExecutor(settings(out), LAYOUT, load=load)
     try:

@@ -17,7 +17,14 @@ from cli.runners import ROOT
 from predictors.pipeline import PipelineSettings
 from sampling.parallel import executor as executor_module
 from sampling.parallel.executor import ParallelExecutor
-from tests.sampling.parallel.stub_sampler import LAYOUT, load, load_refused, settings, unit
+from tests.sampling.parallel.stub_sampler import (
+    LAYOUT,
+    load,
+    load_broken,
+    load_refused,
+    settings,
+    unit,
+)
 from weights.errors import OperationError, UserError
 
 
@@ -60,6 +67,14 @@ def test_what_a_rank_refuses_is_refused(tmp_path):
         with pytest.raises(UserError, match="here is not a place") as refusal:
             next(results(executor, "a"))
         assert type(refusal.value) is UserError
+
+
+def test_what_fails_while_it_loads_ends_the_run(tmp_path):
+    with (
+        closing(ParallelExecutor(settings(tmp_path), LAYOUT, load=load_broken)) as executor,
+        pytest.raises(OperationError, match="load the weights: RuntimeError: not one of ours"),
+    ):
+        next(results(executor, "a"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +157,12 @@ def test_no_rank_outlives_the_command(number, tmp_path):
     os.mkfifo(tmp_path / "waiting")
     command = [sys.executable, "-m", "tests.sampling.parallel.stub_sampler", tmp_path, "wait"]
     with subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=ROOT,
+        # Where what SIGKILL leaves is removed with the test.
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as running:
         # Opened as soon as a rank opens it, too.
         (tmp_path / "waiting").read_bytes()
