@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from sampling.bucket_store import key_below, opened, output_errors
+from sampling.bucket_access import key_below, opened, output_errors
 from sampling.output_store import MANIFEST, OutputError
 from weights.buckets import is_about_bucket
 

@@ -1,21 +1,14 @@
 """OUT as a prefix in a bucket: s3://, gs:// or az://, where every object appears whole."""
 
-import functools
 import mimetypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
 
-from sampling.output_store import OutputError, checked_name, is_output, temporary_name
+from sampling.bucket_access import key_below, opened, output_errors
+from sampling.bucket_log import BucketLog
+from sampling.output_store import checked_name, is_output, temporary_name
 from weights.buckets import bucket_errors, object_key, open_bucket
-from weights.errors import UserError
-
-if TYPE_CHECKING:
-    from sampling.bucket_log import BucketLog
-    from weights.buckets import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +32,7 @@ class BucketStore:
         names = {entry["path"].rpartition("/")[2] for entry in listed["objects"]}
         return {name for name in names if is_output(name)}
 
-    def record_log(self) -> "BucketLog":
-        from sampling.bucket_log import BucketLog
-
+    def record_log(self) -> BucketLog:
         return BucketLog(self.url)
 
 
@@ -61,26 +52,3 @@ def open_bucket_store(out: str) -> BucketStore:
         store.put(probe, b"")
         store.delete(probe)
     return BucketStore(url)
-
-
-@functools.cache
-def opened(url: str) -> "Store":
-    """The bucket of `url`, once in a process: to ask for credentials takes a request."""
-    return open_bucket(url, patient=True)
-
-
-def key_below(url: str, name: str) -> str:
-    """The key of `name` under `url`."""
-    return f"{object_key(url)}/{name}".removeprefix("/")
-
-
-@contextmanager
-def output_errors(url: str) -> Iterator[None]:
-    """Turns what obstore raises into OutputError that holds no secret."""
-    try:
-        with bucket_errors(url):
-            yield
-    except UserError as error:
-        raise OutputError(
-            error.given, error.expected, f"{error.remedy} The same command then goes on."
-        ) from None

@@ -99,7 +99,7 @@ class ClipSampler:
         from predictors.operator_settings import operator_settings
         from predictors.pipeline import load_pipeline
         from predictors.weights_source import resolve_weights
-        from sampling.output_store import open_store
+        from sampling.open_store import open_store
 
         with redirect_stdout(sys.stderr):
             operator = operator_settings(os.environ)

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from weights.errors import OperationError, UserError
-from weights.urls import BUCKET_SCHEMES, shown_url
+from weights.errors import OperationError
 
 MANIFEST = "manifest.jsonl"
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", re.ASCII)
 _TEMPORARY = re.compile(r".+\.tmp\.\d+\.[0-9a-f]{8,16}", re.DOTALL)
 
@@ -58,7 +56,7 @@ class OutputStore(Protocol):
 
     @property
     def url(self) -> str:
-        """What `open_store` opens the same place by, in any working directory."""
+        """What `open_store.open_store` opens the same place by, in any working directory."""
 
     def put(self, name: str, file: Path) -> None:
         """Bring a copy of `file` to `name`, in place of what is there, wholly or not at all.
@@ -72,35 +70,6 @@ class OutputStore(Protocol):
 
     def record_log(self) -> RecordLog:
         """The lines of manifest.jsonl."""
-
-
-def open_store(out: str) -> OutputStore:
-    """The folder or the s3://, gs:// or az:// prefix `out`, after a look whether it can be written.
-
-    The folder is made, and what killed processes left half written in it is removed. In a bucket an
-    object of a few bytes is written and removed: being told so late, after the first clips, would
-    cost more.
-
-    Raises:
-        UserError: it is no such place, or there are no credentials, or no right to write there.
-        OperationError: the disk is full, or the bucket's server can't be reached.
-    """
-    if not out.strip():
-        raise UserError("OUT is blank.", "A folder or the URL of a bucket is expected.", "Name it.")
-    scheme = _SCHEME.match(out)
-    if scheme is None:
-        from sampling.folder_store import open_folder
-
-        return open_folder(out)
-    if scheme[1] not in BUCKET_SCHEMES:
-        raise UserError(
-            f"{shown_url(out)} can't be written to.",
-            "A folder is expected, or the URL of a place in a bucket: s3://, gs:// or az://.",
-            "Choose one of these.",
-        )
-    from sampling.bucket_store import open_bucket_store
-
-    return open_bucket_store(out)
 
 
 def checked_name(name: str) -> str:

@@ -25,7 +25,8 @@ from sampling.job_plan import (
     plan_jobs,
 )
 from sampling.manifest import Manifest
-from sampling.output_store import OutputStore, open_store
+from sampling.open_store import open_store
+from sampling.output_store import OutputStore
 from sampling.prompt_lines import PromptLine, read_prompt_lines
 from sampling.remaining_work import RemainingWork, remaining_work
 from weights.byte_sizes import shown_size

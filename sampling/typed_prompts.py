@@ -18,7 +18,7 @@ from sampling.clip_sampler import ClipSampler
 from sampling.interruption import interruptible
 from sampling.job_plan import BadLine, plan_line
 from sampling.manifest import Manifest, Record
-from sampling.output_store import open_store
+from sampling.open_store import open_store
 from sampling.prepared_run import SampleCommand, job_rules, sampler_settings
 from sampling.prompt_encoding import UnitEmbeddings
 from sampling.prompt_lines import parse_text_line

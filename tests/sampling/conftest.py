@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sampling.output_store import OutputStore, open_store
+from sampling.open_store import open_store
+from sampling.output_store import OutputStore
 from tests.weights.pushing.s3_servers import Bucket, S3Server, running_moto
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sampling.clip_sampler import ClipSampler, SamplerSettings
 from sampling.job_plan import settings_of
 from sampling.manifest import Record
-from sampling.output_store import open_store
+from sampling.open_store import open_store
 from sampling.prepared_run import PreparedRun, SampleCommand, prepare_run
 from sampling.run import SequentialExecutor, Summary, sample_prompts
 

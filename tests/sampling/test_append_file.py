@@ -11,7 +11,8 @@ import pytest
 
 from sampling import append_file
 from sampling.manifest import Manifest
-from sampling.output_store import OutputError, OutputStore, open_store
+from sampling.open_store import open_store
+from sampling.output_store import OutputError, OutputStore
 from tests.sampling.records import DONE, FAILED, last_of_each, manifest_file, of_line
 from weights.errors import UserError
 

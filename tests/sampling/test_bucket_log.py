@@ -4,7 +4,8 @@ import pytest
 
 from sampling import bucket_log
 from sampling.manifest import Manifest
-from sampling.output_store import OutputError, OutputStore, open_store
+from sampling.open_store import open_store
+from sampling.output_store import OutputError, OutputStore
 from tests.sampling.records import DONE, FAILED, of_line
 from tests.weights.pushing.s3_servers import Bucket
 from weights.errors import UserError

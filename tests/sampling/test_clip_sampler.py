@@ -19,7 +19,8 @@ from predictors.weights_source import resolve_weights
 from sampling import clip_sampler
 from sampling.clip_sampler import ClipSampler, SamplerSettings
 from sampling.job_plan import JobRules, plan_jobs
-from sampling.output_store import OutputError, open_store
+from sampling.open_store import open_store
+from sampling.output_store import OutputError
 from sampling.prompt_encoding import UnitEmbeddings
 from tests.predictors.guarding import Target, allowing
 from tests.predictors.lora.lora_files import peft_tensors, random_pairs, write

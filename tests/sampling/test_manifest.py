@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sampling.manifest import Manifest, Record
-from sampling.output_store import OutputStore, open_store
+from sampling.open_store import open_store
+from sampling.output_store import OutputStore
 from tests.sampling.records import DONE, FAILED, UNREADABLE, last_of_each, manifest_file, of_line
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ _APPEND = """
 import sys
 from dataclasses import replace
 from sampling.manifest import Manifest, Record
-from sampling.output_store import open_store
+from sampling.open_store import open_store
 url, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 record = Record.from_json(sys.stdin.buffer.readline())
 manifest = Manifest(open_store(url))

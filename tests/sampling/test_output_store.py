@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sampling.output_store import OutputError, OutputStore, open_store, temporary_name
+from sampling.open_store import open_store
+from sampling.output_store import OutputError, OutputStore, temporary_name
 from tests.weights.pushing.s3_servers import SECRET
 from weights.errors import OperationError, UserError
 

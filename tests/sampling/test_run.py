@@ -15,7 +15,7 @@ import pytest
 from predictors.video import read_video
 from sampling.clip_sampler import ClipSampler, SamplerSettings
 from sampling.manifest import Manifest
-from sampling.output_store import open_store
+from sampling.open_store import open_store
 from sampling.prepared_run import SampleCommand, prepare_run
 from sampling.run import SequentialExecutor, sample_prompts
 from tests.sampling.sampling_runs import (
