@@ -179,7 +179,7 @@ def parquet_rows(data: bytes, source: Path, task: Task) -> Iterator[Row]:
         raise UserError(
             f"{source} is Parquet, and pyarrow is not installed.",
             "The extra `sample` has it.",
-            "Run `pip install 'cog-cogvideox[sample]'`, or save the prompts as CSV.",
+            "Run `pip install -r requirements-sample.txt`, or save the prompts as CSV.",
         ) from None
     number = 0
     try:

@@ -94,7 +94,7 @@ def _ray(environment: Mapping[str, str]) -> Any:
         raise UserError(
             "--ray needs Ray, which is not installed here.",
             "It comes with the extra `sample`.",
-            "Run `pip install 'cog-cogvideox[sample]'`, or `pip install ray==2.60.0`.",
+            "Run `pip install -r requirements-sample.txt` in the checkout.",
         ) from None
     return ray
 

@@ -88,7 +88,7 @@ def _check_extra() -> None:
         raise UserError(
             "The packages that sign and check signatures are not installed.",
             "They are the extra `sign`.",
-            "Run `pip install 'cog-cogvideox[sign]'`.",
+            "Run `pip install -r requirements-sign.txt` in the checkout.",
         ) from None
 
 

@@ -413,7 +413,7 @@ def test_the_index_that_pandas_writes_is_no_column(tmp_path):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     path = parquet(tmp_path / "p.parquet", [{"prompt": "a"}])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r"pip install 'cog-cogvideox\[sample\]'"):
+    with pytest.raises(UserError, match=r"pip install -r requirements-sample.txt"):
         read_prompt_lines(path, "t2v")
 
 

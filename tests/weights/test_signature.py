@@ -469,7 +469,7 @@ def test_without_the_extra_it_says_how_to_install_it(packed, keys, tmp_path, mon
         lambda: sign(packed, keys.private, tmp_path / "x.sig"),
         lambda: check_signature(packed, keys.public),
     ):
-        with pytest.raises(UserError, match=r"pip install 'cog-cogvideox\[sign\]'"):
+        with pytest.raises(UserError, match=r"pip install -r requirements-sign.txt"):
             attempt()
 
 
